@@ -1,0 +1,146 @@
+"""A TensorFlow SavedModel whose serving signature decodes: source ids in, translated ids and scores out.
+
+Written by TensorFlow in any case. From JAX and PyTorch the weights go through files into a child process on the TensorFlow
+backend: JAX's own conversion is an opaque call for one platform, and PyTorch has none.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import keras
+import numpy as np
+
+from keras_transformer.decoding.search import BeamSearch
+from keras_transformer.model_files import load_model, save_model
+
+CARD_FILE = "card.json"
+TOKENIZER_FILE = "tokenizer.model"
+
+
+def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6, max_length=None):
+    """Writes a SavedModel of ``model`` with the search inside, its tokenizer and a card beside it.
+
+    The signature ``serving_default`` takes ``source`` (B, S) int32, rows ended by eos and filled up with pad, any B and S. It gives
+    ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W) float32. Plain TensorFlow loads it; this package is not needed.
+    Before it returns, the artefact is loaded and compared with decoding in Python; a difference is an error.
+
+    Args:
+        model: a Transformer, on any backend.
+        tokenizer: written beside it as tokenizer.model; None writes none.
+        folder: where to; made if it is missing.
+        beam_size: W.
+        length_penalty: see decoding.BeamSearch.
+        max_length: most tokens a translation may have; None for twice the source's and ten more.
+
+    Raises:
+        ValueError: TensorFlow is not installed, or the artefact does not answer as Python does.
+
+    Example:
+
+        translator = kt.Translator.load("run/translator")
+        kt.export.export_saved_model(translator.model, translator.tokenizer, "saved_models/en-de")
+
+        import tensorflow as tf
+        serve = tf.saved_model.load("saved_models/en-de").signatures["serving_default"]
+        serve(source=tf.constant([[5, 6, 3]]))["ids"]
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
+    if keras.backend.backend() == "tensorflow":
+        _write(model, folder, options)
+    else:
+        _write_in_child_process(model, folder, options)
+    card = {
+        "kind": "TensorFlow SavedModel",
+        "signature": {
+            "serving_default": {
+                "inputs": {"source": "int32 (B, S), rows ended by eos_id and filled up with pad_id"},
+                "outputs": {"ids": "int32 (B, W, L), best first", "scores": "float32 (B, W)"},
+            }
+        },
+        "search": options,
+        "model": model.get_config(),
+        "parameters": model.count_params(),
+        "trained_on": keras.backend.backend(),
+        "keras": keras.__version__,
+    }
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER_FILE)
+        card["tokenizer_sha256"] = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(model, folder, options):
+    """On the TensorFlow backend: traces the search with open dimensions, saves it, and compares."""
+    import tensorflow as tf
+
+    search = BeamSearch(model, **options)
+    module = tf.Module()
+    module.variables_of_the_model = [variable.value for variable in model.variables]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None), "int32", name="source")])
+    def serve(source):
+        ids, scores = search.search(source)
+        return {"ids": ids, "scores": scores}
+
+    module.serve = serve
+    tf.saved_model.save(
+        module,
+        str(folder),
+        signatures={"serving_default": serve},
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+    _compare(search, tf.saved_model.load(str(folder)).signatures["serving_default"])
+
+
+def _compare(search, serve):
+    """Raises if the loaded artefact and the search in Python differ on a few shapes of made-up sources."""
+    import tensorflow as tf
+
+    model = search.model
+    generator = np.random.default_rng(0)
+    for rows, length in ((1, 2), (3, 7)):
+        source = generator.integers(model.eos_id + 1, model.vocabulary_size, (rows, length), dtype="int32")
+        source[:, -1] = model.eos_id
+        ids, scores = search(source)
+        served = {name: value.numpy() for name, value in serve(source=tf.constant(source)).items()}
+        if not np.array_equal(ids, served["ids"]) or not np.allclose(scores, served["scores"], atol=1e-4, rtol=1e-4):
+            raise ValueError(
+                f"The exported SavedModel does not answer as the model does for source {source.tolist()}: "
+                f"{served['ids'].tolist()} instead of {ids.tolist()}. Do not use it; please report this."
+            )
+
+
+def _write_in_child_process(model, folder, options):
+    """Hands weights and options to ``python -m keras_transformer.export.saved_model`` on the TensorFlow backend."""
+    with tempfile.TemporaryDirectory() as files:
+        save_model(model, files)
+        command = [sys.executable, "-m", __name__, files, str(folder), json.dumps(options)]
+        environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if child.returncode:
+        reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(
+            f"The SavedModel could not be written by the TensorFlow backend: {reason} "
+            "TensorFlow must be installed beside this backend: pip install 'keras-transformer[tensorflow]'."
+        )
+
+
+@click.command()
+@click.argument("model_folder")
+@click.argument("output_folder")
+@click.argument("options")
+def main(model_folder, output_folder, options):
+    """The child process: writes the SavedModel of the model in MODEL_FOLDER."""
+    _write(load_model(model_folder), Path(output_folder), json.loads(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Keras layers of the Transformer, one idea a file; each is usable alone in anybody's model."""
+
+from keras_transformer.layers.attention import CrossAttention, SelfAttention
+from keras_transformer.layers.decoder import Decoder, DecoderLayer
+from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
+from keras_transformer.layers.encoder import Encoder, EncoderLayer
+from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.masking import causal_mask, combine_masks, padding_mask
+from keras_transformer.layers.projection import Projection
+from keras_transformer.layers.residual import Residual
+
+__all__ = [
+    "CrossAttention",
+    "Decoder",
+    "DecoderLayer",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "OutputProjection",
+    "Projection",
+    "Residual",
+    "SelfAttention",
+    "SinusoidalPositions",
+    "TokenEmbedding",
+    "causal_mask",
+    "combine_masks",
+    "padding_mask",
+]

@@ -1,0 +1,235 @@
+"""Multi-head attention: SelfAttention and CrossAttention, for training and for cached decoding.
+
+Vaswani et al. 2017, section 3.2. The two differ in what is projected together, and so in their weights:
+
+    SelfAttention    query_key_value  kernel (D, 3 D), bias (3 D,)     columns: queries | keys | values
+    CrossAttention   query            kernel (D, D),   bias (D,)
+                     key_value        kernel (D, 2 D), bias (2 D,)     columns: keys | values
+    both             output           kernel (D, D),   bias (D,)
+
+Within each block of D columns, head h owns columns h K to (h + 1) K. This layout is part of the file format.
+"""
+
+import keras
+from keras import ops
+
+from keras_transformer.backend import fused_attention
+from keras_transformer.initializers import SeedStream, XavierUniform
+from keras_transformer.layers.projection import Projection
+
+
+class _MultiHeadAttention(keras.layers.Layer):
+    """What both kinds share: arguments, scores, weighted sum, output projection."""
+
+    def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if num_heads < 1 or d_model % num_heads:
+            raise ValueError(
+                f"d_model must be divisible by num_heads. Received: d_model={d_model}, num_heads={num_heads}. "
+                f"Choose num_heads among the divisors of d_model."
+            )
+        self.d_model = d_model
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.seed = seed
+        self._seeds = SeedStream(seed)
+        self._weight_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def _projection(self, blocks, name):
+        return Projection(
+            blocks * self.d_model,
+            kernel_initializer=XavierUniform(seed=self._seeds.next(), blocks=blocks),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _split(self, x, blocks):
+        """(B, T, blocks D) -> a list of ``blocks`` tensors (B, H, T, K)."""
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        x = ops.reshape(x, (batch, length, blocks, self.num_heads, self.d_model // self.num_heads))
+        x = ops.transpose(x, (2, 0, 3, 1, 4))  # (blocks, B, H, T, K)
+        return [x[block] for block in range(blocks)]
+
+    def _merge(self, x):
+        """(B, H, T, K) -> (B, T, D)"""
+        batch, length = ops.shape(x)[0], ops.shape(x)[2]
+        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, length, self.d_model))
+
+    def _weights(self, query, key, mask):
+        """softmax(Q K^T / sqrt(K)) in float32: (B, H, T, S). A fully masked row is uniform here; _attend zeroes it."""
+        scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
+        scores = ops.cast(scores, "float32")
+        if mask is not None:
+            scores = ops.where(mask, scores, -1e9)  # finite: -inf would make NaN of a fully masked row
+        return ops.softmax(scores, axis=-1)
+
+    def _attend(self, query, key, value, mask, training=False):
+        """Weighted sum of value (B, H, S, K) for each query (B, H, T, K), through the output projection: (B, T, D)."""
+        attended = some = None
+        if mask is not None:
+            some = ops.any(mask, axis=-1, keepdims=True)  # (B, 1, T, 1)
+            # A fully masked row is opened here and zeroed below: no kernel meets it, so none makes NaN of it.
+            mask = ops.logical_or(mask, ops.logical_not(some))
+        if not (training and self.dropout):
+            attended = fused_attention(query, key, value, mask, query.shape[-1] ** -0.5)
+        if attended is None:
+            weights = ops.cast(self._weights(query, key, mask), value.dtype)
+            attended = ops.matmul(self._weight_dropout(weights, training=training), value)
+        if some is not None:
+            attended = ops.where(some, attended, ops.zeros((), dtype=attended.dtype))
+        return self.output_projection(self._merge(attended))
+
+    def compute_output_shape(self, x_shape, *other_shapes):
+        return x_shape
+
+    def get_config(self):
+        return super().get_config() | {
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class SelfAttention(_MultiHeadAttention):
+    """Multi-head attention of a sequence to itself.
+
+    softmax(Q K^T / sqrt(K)) V for each of H heads, concatenated and projected. Scores are scaled before a float32
+    softmax; a row whose keys are all masked gives zeros. The backend's fused kernel is used where it has one and no
+    attention dropout is active.
+
+    Args:
+        d_model: D, width of input and output.
+        num_heads: H; the head width K is d_model / num_heads.
+        dropout: share of attention weights dropped in training.
+        seed: seed of the initial weights; None draws one.
+
+    Call arguments:
+        x: (B, T, D).
+        mask: boolean, broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
+
+    Returns:
+        (B, T, D).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import SelfAttention, causal_mask
+    >>> tuple(SelfAttention(8, num_heads=2)(np.ones((1, 3, 8), "float32"), mask=causal_mask(3)).shape)
+    (1, 3, 8)
+
+    Reference: Vaswani et al. 2017, section 3.2.2.
+    """
+
+    def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
+        super().__init__(d_model, num_heads, dropout, seed, **kwargs)
+        self.query_key_value = self._projection(3, "query_key_value")
+        self.output_projection = self._projection(1, "output")
+
+    def build(self, x_shape):
+        self.query_key_value.build(x_shape)
+        self.output_projection.build((*x_shape[:-1], self.d_model))
+
+    def call(self, x, mask=None, training=None):
+        query, key, value = self._split(self.query_key_value(x), 3)
+        return self._attend(query, key, value, mask, training)
+
+    def attention_scores(self, x, mask=None):
+        """Attention weights (B, H, T, T) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
+        query, key, _ = self._split(self.query_key_value(x), 3)
+        return _masked_rows_to_zero(self._weights(query, key, mask), mask)
+
+    def init_cache(self, batch_size, max_length):
+        """An empty key/value cache: {"key", "value"}, each (B, H, max_length, K)."""
+        shape = (batch_size, self.num_heads, max_length, self.d_model // self.num_heads)
+        return {name: ops.zeros(shape, dtype=self.compute_dtype) for name in ("key", "value")}
+
+    def step(self, x, cache, step):
+        """One decoding step: x (B, 1, D) at position ``step`` sees positions 0..step of the cache.
+
+        Returns ((B, 1, D), cache with this position filled in).
+        """
+        query, key, value = self._split(self.query_key_value(x), 3)
+        cache = {
+            "key": ops.slice_update(cache["key"], (0, 0, step, 0), key),
+            "value": ops.slice_update(cache["value"], (0, 0, step, 0), value),
+        }
+        visible = ops.arange(ops.shape(cache["key"])[2], dtype="int32") <= step  # (L,)
+        return self._attend(query, cache["key"], cache["value"], visible[None, None, None]), cache
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class CrossAttention(_MultiHeadAttention):
+    """Multi-head attention of a sequence to the encoder's output.
+
+    As SelfAttention, with keys and values projected from ``encoder_output``.
+
+    Args:
+        d_model: D, width of input and output.
+        num_heads: H; the head width K is d_model / num_heads.
+        dropout: share of attention weights dropped in training.
+        seed: seed of the initial weights; None draws one.
+
+    Call arguments:
+        x: (B, T, D).
+        encoder_output: (B, S, D).
+        mask: boolean, broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
+
+    Returns:
+        (B, T, D).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import CrossAttention
+    >>> x, encoder_output = np.ones((1, 3, 8), "float32"), np.ones((1, 5, 8), "float32")
+    >>> tuple(CrossAttention(8, num_heads=2)(x, encoder_output).shape)
+    (1, 3, 8)
+
+    Reference: Vaswani et al. 2017, section 3.2.3.
+    """
+
+    def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
+        super().__init__(d_model, num_heads, dropout, seed, **kwargs)
+        self.query = self._projection(1, "query")
+        self.key_value = self._projection(2, "key_value")
+        self.output_projection = self._projection(1, "output")
+
+    def build(self, x_shape, encoder_output_shape):
+        self.query.build(x_shape)
+        self.key_value.build(encoder_output_shape)
+        self.output_projection.build((*x_shape[:-1], self.d_model))
+
+    def call(self, x, encoder_output, mask=None, training=None):
+        (query,) = self._split(self.query(x), 1)
+        key, value = self._split(self.key_value(encoder_output), 2)
+        return self._attend(query, key, value, mask, training)
+
+    def attention_scores(self, x, encoder_output, mask=None):
+        """Attention weights (B, H, T, S) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
+        (query,) = self._split(self.query(x), 1)
+        key, _ = self._split(self.key_value(encoder_output), 2)
+        return _masked_rows_to_zero(self._weights(query, key, mask), mask)
+
+    def init_cache(self, encoder_output):
+        """Keys and values of the encoder's output, projected once: {"key", "value"}, each (B, H, S, K)."""
+        key, value = self._split(self.key_value(encoder_output), 2)
+        return {"key": key, "value": value}
+
+    def step(self, x, cache, mask=None):
+        """One decoding step of W hypotheses a sentence: x (B W, 1, D), cache of B sentences; returns (B W, 1, D).
+
+        The hypotheses of a sentence are laid side by side as query positions, so that the cache is neither copied nor
+        reordered when the beam is.
+        """
+        rows = ops.shape(x)[0]
+        batch = ops.shape(cache["key"])[0]
+        side_by_side = ops.reshape(x, (batch, rows // batch, self.d_model))  # (B, W, D)
+        (query,) = self._split(self.query(side_by_side), 1)
+        attended = self._attend(query, cache["key"], cache["value"], mask)  # (B, W, D)
+        return ops.reshape(attended, (rows, 1, self.d_model))
+
+
+def _masked_rows_to_zero(weights, mask):
+    return weights if mask is None else ops.where(mask, weights, 0.0)

@@ -1,0 +1,72 @@
+"""Attention masks, computed from the ids. First of the layers: everything that attends takes one of these.
+
+True means "may attend", Keras's convention. It is the opposite of the ``masked_fill(mask, -inf)`` snippet of most PyTorch
+lectures, where True means "forbidden". Masks are always passed by hand: Keras's implicit masks get lost at the residual
+additions (Vaswani et al. 2017, section 3.2.3, has the reason for both masks).
+"""
+
+from keras import ops
+
+
+def padding_mask(ids, pad_id=0):
+    """Which key positions hold a token.
+
+    Args:
+        ids: (B, S) integer ids.
+        pad_id: the id that fills up short rows.
+
+    Returns:
+        (B, 1, 1, S) boolean, broadcastable to attention scores (B, H, T, S); True = may attend.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import padding_mask
+    >>> np.asarray(padding_mask(np.array([[5, 6, 0]])))[0, 0, 0].tolist()
+    [True, True, False]
+    """
+    return ops.not_equal(ops.convert_to_tensor(ids), pad_id)[:, None, None, :]
+
+
+def causal_mask(length):
+    """Which earlier positions each position of a sequence may see: itself and all before it.
+
+    Args:
+        length: T, a Python int or an integer scalar.
+
+    Returns:
+        (1, 1, T, T) boolean; entry (0, 0, i, j) is True for j <= i.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import causal_mask
+    >>> np.asarray(causal_mask(2))[0, 0].tolist()
+    [[True, False], [True, True]]
+    """
+    positions = ops.arange(length, dtype="int32")
+    return (positions[None, :] <= positions[:, None])[None, None]
+
+
+def combine_masks(*masks):
+    """The logical and of all masks that are not None; None when all are.
+
+    Args:
+        masks: boolean tensors broadcastable to (B, H, T, S), or None.
+
+    Returns:
+        One boolean mask or None.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import causal_mask, combine_masks, padding_mask
+    >>> ids = np.array([[5, 6, 0]])
+    >>> tuple(combine_masks(causal_mask(3), padding_mask(ids), None).shape)
+    (1, 1, 3, 3)
+    """
+    combined = None
+    for mask in masks:
+        if mask is not None:
+            combined = mask if combined is None else ops.logical_and(combined, mask)
+    return combined

@@ -1,0 +1,96 @@
+"""Metrics weighted by real tokens, so that ``evaluate`` gives the same at any batch size."""
+
+import keras
+from keras import ops
+
+from keras_transformer.losses import token_statistics
+
+
+class TokenMetric(keras.metrics.Metric):
+    """A mean over tokens: the sum of one of the TokenStatistics over the sum of tokens.
+
+    Args:
+        pad_id: the label that marks positions that do not count.
+        name: the metric's name in logs.
+    """
+
+    _statistic = None
+
+    def __init__(self, pad_id=0, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.pad_id = pad_id
+        self.total = self.add_variable((), initializer="zeros", name="total")
+        self.tokens = self.add_variable((), initializer="zeros", name="tokens")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Counts labels (B, T) against logits (B, T, V); sample_weight (B, T) or None."""
+        self.update_from_statistics(
+            token_statistics(
+                ops.convert_to_tensor(y_pred),
+                ops.convert_to_tensor(y_true),
+                pad_id=self.pad_id,
+                sample_weight=sample_weight,
+            )
+        )
+
+    def update_from_statistics(self, statistics):
+        """Counts a batch of which the TokenStatistics are known, as Transformer does in ``fit``."""
+        self.total.assign_add(ops.stop_gradient(getattr(statistics, self._statistic)))
+        self.tokens.assign_add(ops.stop_gradient(statistics.tokens))
+
+    def result(self):
+        tokens = ops.convert_to_tensor(self.tokens)
+        return self.total / ops.where(tokens > 0, tokens, 1.0)
+
+    def get_config(self):
+        return super().get_config() | {"pad_id": self.pad_id}
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class TokenAccuracy(TokenMetric):
+    """Share of real tokens whose label has the highest logit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_transformer as kt
+    >>> metric = kt.TokenAccuracy()
+    >>> metric.update_state(np.array([[1, 2, 0]]), np.eye(3, dtype="float32")[None, [1, 1, 1]])
+    >>> float(metric.result())
+    0.5
+    """
+
+    _statistic = "correct"
+
+    def __init__(self, pad_id=0, name="token_accuracy", **kwargs):
+        super().__init__(pad_id=pad_id, name=name, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class Perplexity(TokenMetric):
+    """exp of the mean negative log-likelihood of a real token, without label smoothing.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_transformer as kt
+    >>> metric = kt.Perplexity()
+    >>> metric.update_state(np.array([[1, 2, 0]]), np.zeros((1, 3, 4), "float32"))
+    >>> round(float(metric.result()), 4)
+    4.0
+    """
+
+    _statistic = "negative_log_likelihood"
+
+    def __init__(self, pad_id=0, name="perplexity", **kwargs):
+        super().__init__(pad_id=pad_id, name=name, **kwargs)
+
+    def result(self):
+        return ops.exp(super().result())
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class TokenLoss(TokenMetric):
+    """Mean smoothed loss of a real token, as Transformer reports it under the name "loss"."""
+
+    _statistic = "loss"

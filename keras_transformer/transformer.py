@@ -1,0 +1,373 @@
+"""The Transformer as a keras.Model: encoder, decoder, tied tables, and a training step that counts real tokens.
+
+Third in the flow: text gives ids, layers give the parts, this makes the model that ``fit`` trains and decoding searches.
+Vaswani et al. 2017, "Attention Is All You Need".
+"""
+
+import contextlib
+
+import keras
+from keras import ops
+
+from keras_transformer.initializers import SeedStream
+from keras_transformer.layers.decoder import Decoder
+from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
+from keras_transformer.layers.encoder import Encoder
+from keras_transformer.layers.masking import padding_mask
+from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics
+from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss, TokenMetric
+from keras_transformer.optimizers import weigh_micro_batch
+from keras_transformer.presets import get_preset
+from keras_transformer.schedules import WarmupInverseSqrt
+
+
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class Transformer(keras.Model):
+    """The encoder-decoder Transformer.
+
+    Takes source ids and the target so far, gives the logits of each next target token:
+    ``{"source": (B, S), "target": (B, T)}`` -> (B, T, V). Padding is read from the ids; Keras's implicit masks play no part.
+
+    Trained with SmoothedCrossentropy, ``fit`` and ``evaluate`` report a loss and metrics weighted by real tokens (the same at
+    any batch size) and compute them from the decoder's last hidden states, without keeping logits twice.
+
+    Args:
+        vocabulary_size: V, pieces in the vocabulary shared by source and target.
+        d_model: D, width of the residual stream; even, and divisible by num_heads.
+        d_ff: width inside the feed-forward networks; None for 4 d_model.
+        num_heads: H; the head width is d_model / num_heads.
+        num_layers: encoder layers, and decoder layers unless said otherwise.
+        num_decoder_layers: None for num_layers.
+        dropout: share dropped at residuals and on embedding + position.
+        attention_dropout: share of attention weights dropped; None for ``dropout``.
+        activation_dropout: share of feed-forward activations dropped; None for ``dropout``.
+        norm: "post" (the paper) or "pre".
+        activation: of the feed-forward networks.
+        epsilon: LayerNorm's.
+        tie_embeddings: "all" (one table for source, target and output), "decoder" (target and output), or None.
+        residual_dropout_position: "branch" (the paper) or "sum"; see layers.Residual.
+        pad_id: the id that fills up short rows.
+        bos_id: the id every target begins with.
+        eos_id: the id every label row ends with.
+        preset: name whose recipe ``compile()`` takes its defaults from; from_preset sets it.
+        seed: seed of the initial weights, which are then equal on every backend; None draws one from Python's
+            generator, which keras.utils.set_random_seed seeds.
+
+    Call arguments:
+        inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos.
+
+    Returns:
+        Logits (B, T, V) in float32.
+
+    Raises:
+        ValueError: an impossible size or an unknown word among the arguments.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_transformer as kt
+    >>> model = kt.Transformer(vocabulary_size=20, d_model=8, num_heads=2, num_layers=1)
+    >>> source, target = np.array([[5, 6, 3]]), np.array([[2, 7]])
+    >>> tuple(model({"source": source, "target": target}).shape)
+    (1, 2, 20)
+
+    Reference: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        d_model=512,
+        d_ff=None,
+        num_heads=8,
+        num_layers=6,
+        num_decoder_layers=None,
+        dropout=0.1,
+        attention_dropout=None,
+        activation_dropout=None,
+        norm="post",
+        activation="relu",
+        epsilon=1e-6,
+        tie_embeddings="all",
+        residual_dropout_position="branch",
+        pad_id=0,
+        bos_id=2,
+        eos_id=3,
+        preset=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if tie_embeddings not in ("all", "decoder", None):
+            raise ValueError(f'tie_embeddings must be "all", "decoder" or None. Received: {tie_embeddings!r}.')
+        self.vocabulary_size = vocabulary_size
+        self.d_model = d_model
+        self.d_ff = 4 * d_model if d_ff is None else d_ff
+        self.num_heads = num_heads
+        self.num_layers = num_layers
+        self.num_decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
+        self.dropout = dropout
+        self.attention_dropout = dropout if attention_dropout is None else attention_dropout
+        self.activation_dropout = dropout if activation_dropout is None else activation_dropout
+        self.norm = norm
+        self.activation = keras.activations.get(activation)
+        self.epsilon = epsilon
+        self.tie_embeddings = tie_embeddings
+        self.residual_dropout_position = residual_dropout_position
+        self.pad_id = pad_id
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self.preset = preset
+        self.seed = seed
+        self._make_layers(SeedStream(seed))
+        self._scoring = _Scoring()
+        self.build()
+
+    def _make_layers(self, seeds):
+        shared = {
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "d_ff": self.d_ff,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation_dropout": self.activation_dropout,
+            "norm": self.norm,
+            "activation": self.activation,
+            "epsilon": self.epsilon,
+            "residual_dropout_position": self.residual_dropout_position,
+            "dtype": self.dtype_policy,
+        }
+        table = {"vocabulary_size": self.vocabulary_size, "d_model": self.d_model, "dtype": self.dtype_policy}
+        self.target_embedding = TokenEmbedding(**table, seed=seeds.next(), name="target_embedding")
+        self.source_embedding = self.target_embedding
+        if self.tie_embeddings != "all":
+            self.source_embedding = TokenEmbedding(**table, seed=seeds.next(), name="source_embedding")
+        self.output_projection = None
+        if self.tie_embeddings is None:
+            self.output_projection = OutputProjection(**table, seed=seeds.next(), name="output_projection")
+        self.positions = SinusoidalPositions(dtype=self.dtype_policy, name="positions")
+        self.embedding_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.encoder = Encoder(self.num_layers, seed=seeds.next(), name="encoder", **shared)
+        self.decoder = Decoder(self.num_decoder_layers, seed=seeds.next(), name="decoder", **shared)
+
+    @classmethod
+    def from_preset(cls, name, vocabulary_size=None, **overrides):
+        """A Transformer with the sizes of a preset: "tiny", "small", "base" or "large".
+
+        Args:
+            name: the preset.
+            vocabulary_size: V; None for the preset's.
+            overrides: further arguments of Transformer, in place of the preset's.
+
+        Raises:
+            ValueError: no preset has that name, or an override is impossible.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> kt.Transformer.from_preset("tiny", vocabulary_size=100, num_layers=1).d_model
+        128
+        """
+        preset = get_preset(name)
+        if vocabulary_size is None:
+            vocabulary_size = preset["recipe"]["vocabulary_size"]
+        return cls(vocabulary_size, preset=name, **(preset["model"] | overrides))
+
+    def build(self, input_shape=None):
+        """Creates all weights; their shapes follow from the arguments alone."""
+        if self.built:
+            return
+        hidden_shape = (None, None, self.d_model)
+        self.target_embedding.build()
+        if self.tie_embeddings != "all":
+            self.source_embedding.build()
+        if self.output_projection is not None:
+            self.output_projection.build()
+        self.positions.build(hidden_shape)
+        self.encoder.build(hidden_shape)
+        self.decoder.build(hidden_shape, hidden_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        source_mask = padding_mask(inputs["source"], self.pad_id)  # (B, 1, 1, S)
+        encoder_output = self.encode(inputs["source"], source_mask, training=training)  # (B, S, D)
+        x = self._embed(self.target_embedding, inputs["target"], training=training)  # (B, T, D)
+        x = self.decoder(x, encoder_output, encoder_mask=source_mask, training=training)
+        return x if self._scoring.open else self.logits(x)
+
+    def encode(self, source, source_mask, training=None):
+        """Source ids (B, S) and their mask (B, 1, 1, S) -> encoder output (B, S, D)."""
+        x = self._embed(self.source_embedding, source, training=training)
+        return self.encoder(x, mask=source_mask, training=training)
+
+    def init_cache(self, encoder_output, beam_size, max_length):
+        """What cached decoding keeps for W hypotheses of each sentence and max_length positions."""
+        return self.decoder.init_cache(encoder_output, beam_size, max_length)
+
+    def decode_step(self, target, cache, step, source_mask):
+        """Logits (B W, V) of the token after ``target`` (B W,), which stands at position ``step``; and the new cache."""
+        x = self._embed(self.target_embedding, target[:, None], start=step)  # (B W, 1, D)
+        x, cache = self.decoder.step(x, cache, step, source_mask)
+        return self.logits(x)[:, 0], cache
+
+    def logits(self, hidden):
+        """Decoder output (B, T, D) -> float32 logits (B, T, V)."""
+        return ops.cast((self.output_projection or self.target_embedding).logits(hidden), "float32")
+
+    def _embed(self, embedding, ids, start=0, training=None):
+        return self.embedding_dropout(self.positions(embedding(ids), start=start), training=training)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape["target"], self.vocabulary_size)
+
+    # Training: what Keras calls around a step
+
+    def compile(self, optimizer=None, loss=None, metrics=None, **kwargs):
+        """keras.Model.compile, with the paper's recipe for whatever is not given.
+
+        Args:
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
+                warmup_steps and scale are the preset's.
+            loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
+            metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy.
+            kwargs: as keras.Model.compile.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> model = kt.Transformer.from_preset("tiny", vocabulary_size=100, num_layers=1)
+        >>> model.compile()
+
+        Reference: Vaswani et al. 2017, sections 5.3 and 5.4; global_clipnorm is the field's habit, not the paper's.
+        """
+        recipe = get_preset(self.preset or "base")["recipe"]
+        if optimizer is None:
+            schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
+            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+        if loss is None:
+            loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
+        smoothed = isinstance(loss, SmoothedCrossentropy)
+        if metrics is None and smoothed:
+            metrics = [TokenAccuracy(pad_id=self.pad_id), Perplexity(pad_id=self.pad_id)]
+        metrics = list(metrics or [])
+        # Any other loss or metric needs logits: then Keras's own step runs, as for every model.
+        counts_tokens = smoothed and all(isinstance(metric, TokenMetric) for metric in metrics)
+        self._scoring = _Scoring(metrics if counts_tokens else None)
+        super().compile(optimizer=optimizer, loss=loss, metrics=None if counts_tokens else metrics, **kwargs)
+
+    @property
+    def metrics(self):
+        """Keras's, and those counted by tokens. Of two metrics of one name the later is reported: our loss, not the
+        one that Keras's own tracker weighs by rows."""
+        return super().metrics + self._scoring.metrics
+
+    def train_step(self, *args):
+        """Keras's own step, on hidden states instead of logits, with the micro-batch weighed by its tokens."""
+        _, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(args[-1])
+        tokens = self._count_tokens(labels, sample_weight)
+        with self._scoring.hidden_states(), weigh_micro_batch(self.optimizer, tokens):
+            return super().train_step(*args)
+
+    def test_step(self, *args):
+        """Keras's own step, on hidden states instead of logits."""
+        with self._scoring.hidden_states():
+            return super().test_step(*args)
+
+    def _count_tokens(self, labels, sample_weight):
+        weights = ops.cast(ops.not_equal(labels, self.pad_id), "float32")
+        return ops.sum(weights if sample_weight is None else weights * ops.cast(sample_weight, "float32"))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss over real tokens; in ``fit`` and ``evaluate`` y_pred are hidden states (B, T, D), and metrics are updated here.
+
+        JAX gives metrics back from inside the differentiated function, so that one pass serves loss and metrics.
+        """
+        if not self._scoring.open:
+            return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        statistics = projected_token_statistics(
+            y_pred,
+            self.output_table,
+            y,
+            label_smoothing=self.loss.label_smoothing,
+            pad_id=self.pad_id,
+            sample_weight=sample_weight,
+        )
+        for metric in self._scoring.metrics:
+            metric.update_from_statistics(statistics)
+        return statistics.mean_loss
+
+    @property
+    def output_table(self):
+        """The weight (V, D) whose rows score the hidden states."""
+        return self.target_embedding.embeddings if self.output_projection is None else self.output_projection.kernel
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """The metrics so far; compute_loss has already counted this batch."""
+        if not self._scoring.open:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        return self.get_metrics_result()
+
+    def get_compile_config(self):
+        """Keras's, with metrics back in their place and optimizer and jit_compile as every backend can load them."""
+        config = super().get_compile_config()
+        if config and self._scoring.metrics:
+            config["metrics"] = [keras.saving.serialize_keras_object(metric) for metric in self._scoring.metrics[1:]]
+        return _portable(config)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def get_config(self):
+        return super().get_config() | {
+            "vocabulary_size": self.vocabulary_size,
+            "d_model": self.d_model,
+            "d_ff": self.d_ff,
+            "num_heads": self.num_heads,
+            "num_layers": self.num_layers,
+            "num_decoder_layers": self.num_decoder_layers,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation_dropout": self.activation_dropout,
+            "norm": self.norm,
+            "activation": keras.activations.serialize(self.activation),
+            "epsilon": self.epsilon,
+            "tie_embeddings": self.tie_embeddings,
+            "residual_dropout_position": self.residual_dropout_position,
+            "pad_id": self.pad_id,
+            "bos_id": self.bos_id,
+            "eos_id": self.eos_id,
+            "preset": self.preset,
+            "seed": self.seed,
+        }
+
+
+class _Scoring:
+    """How ``fit`` and ``evaluate`` score: the metrics counted by tokens, and whether a step is under way.
+
+    A plain object, because Keras locks a built model against new metrics as attributes.
+    """
+
+    def __init__(self, token_metrics=None):
+        self.metrics = [] if token_metrics is None else [TokenLoss(name="loss"), *token_metrics]
+        self.open = False
+
+    @contextlib.contextmanager
+    def hidden_states(self):
+        """While open, ``call`` ends before the output projection, which compute_loss then does with the loss."""
+        self.open = bool(self.metrics)
+        try:
+            yield
+        finally:
+            self.open = False
+
+
+def _portable(config):
+    """Optimizers under torch serialise as a class private to that backend, and jit_compile as already resolved."""
+    if isinstance(config, dict):
+        config = {key: _portable(value) for key, value in config.items()}
+        if str(config.get("module", "")).startswith("keras.src.backend.torch.optimizers"):
+            config |= {"module": "keras.optimizers", "registered_name": None}
+        if "jit_compile" in config:
+            config["jit_compile"] = "auto"
+    return config
