@@ -12,6 +12,8 @@ from keras_transformer import decoding, export, layers
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.metrics import Perplexity, TokenAccuracy
 from keras_transformer.schedules import WarmupInverseSqrt
+from keras_transformer.text import Batches, Tokenizer
 from keras_transformer.transformer import Transformer
+from keras_transformer.translator import Translator
 
 __version__ = "0.1.0"

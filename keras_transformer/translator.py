@@ -11,6 +11,7 @@ import numpy as np
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.saved_model import export_saved_model
 from keras_transformer.model_files import load_model, save_model
+from keras_transformer.text.tokenizer import Tokenizer
 
 
 TOKENIZER_FILE = "tokenizer.model"

@@ -1,0 +1,56 @@
+"""Ids checked on the host, before a backend sees them.
+
+What a wrong id does depends on the backend: TensorFlow and PyTorch stop deep inside a step, JAX trains on with NaN, and -1,
+2**33 + 1 or 1.9 pass silently for other words. So one check stands where text becomes batches and where batches enter a model.
+"""
+
+import numpy as np
+
+
+def check_ids(ids, vocabulary_size, name="ids"):
+    """Raises unless every id is an integer in [0, vocabulary_size).
+
+    Costs two passes over the array: microseconds for a batch.
+
+    Args:
+        ids: integers of any shape, usually (B, S); a NumPy array or anything NumPy reads as one.
+        vocabulary_size: V.
+        name: what the ids are, for the message.
+
+    Raises:
+        ValueError: the ids are not integers, or one lies outside the vocabulary; tells which one and where.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.text import check_ids
+    >>> check_ids(np.array([[5, 6, 3]]), vocabulary_size=10, name="source")
+    """
+    try:
+        ids = np.asarray(ids)
+    except ValueError:
+        raise ValueError(
+            f"{name} cannot be read as one array. Expected rows of equal length; fill short rows up with pad_id."
+        ) from None
+    if ids.size == 0:
+        return
+    if ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must be integers. Received: dtype {ids.dtype}, beginning with {ids.flat[0]!r}. "
+            'Convert whole numbers with .astype("int32").'
+        )
+    if ids.min() >= 0 and ids.max() < vocabulary_size:
+        return
+    where = np.unravel_index(np.argmax((ids < 0) | (ids >= vocabulary_size)), ids.shape)
+    raise ValueError(
+        f"{name} contain the id {ids[where]} {_place(where)}. Expected ids from 0 to {vocabulary_size - 1} "
+        f"(the vocabulary has {vocabulary_size}). Use the tokenizer the model was made for, or make the model with a larger "
+        "vocabulary_size."
+    )
+
+
+def _place(where):
+    where = [int(index) for index in where]
+    if len(where) == 2:
+        return f"at row {where[0]}, column {where[1]}"
+    return f"at position {where[0] if len(where) == 1 else tuple(where)}"
