@@ -198,7 +198,7 @@ class Transformer(keras.Model):
     def encode(self, source, source_mask, training=None):
         """Source ids (B, S) and their mask (B, 1, 1, S) -> encoder output (B, S, D)."""
         x = self._embed(self.source_embedding, source, training=training)
-        return self.encoder(x, mask=source_mask, training=training)
+        return self.encoder(x, attention_mask=source_mask, training=training)
 
     def init_cache(self, encoder_output, beam_size, max_length):
         """What cached decoding keeps for W hypotheses of each sentence and max_length positions."""

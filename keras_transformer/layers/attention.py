@@ -116,7 +116,7 @@ class SelfAttention(_MultiHeadAttention):
 
     >>> import numpy as np
     >>> from keras_transformer.layers import SelfAttention, causal_mask
-    >>> tuple(SelfAttention(8, num_heads=2)(np.ones((1, 3, 8), "float32"), mask=causal_mask(3)).shape)
+    >>> tuple(SelfAttention(8, num_heads=2)(np.ones((1, 3, 8), "float32"), attention_mask=causal_mask(3)).shape)
     (1, 3, 8)
 
     Reference: Vaswani et al. 2017, section 3.2.2.
@@ -131,11 +131,11 @@ class SelfAttention(_MultiHeadAttention):
         self.query_key_value.build(x_shape)
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
-    def call(self, x, mask=None, training=None):
+    def call(self, x, attention_mask=None, training=None):
         query, key, value = self._split(self.query_key_value(x), 3)
         return self._attend(query, key, value, mask, training)
 
-    def attention_scores(self, x, mask=None):
+    def attention_scores(self, x, attention_mask=None):
         """Attention weights (B, H, T, T) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         query, key, _ = self._split(self.query_key_value(x), 3)
         return _masked_rows_to_zero(self._weights(query, key, mask), mask)
@@ -201,12 +201,12 @@ class CrossAttention(_MultiHeadAttention):
         self.key_value.build(encoder_output_shape)
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
-    def call(self, x, encoder_output, mask=None, training=None):
+    def call(self, x, encoder_output, attention_mask=None, training=None):
         (query,) = self._split(self.query(x), 1)
         key, value = self._split(self.key_value(encoder_output), 2)
         return self._attend(query, key, value, mask, training)
 
-    def attention_scores(self, x, encoder_output, mask=None):
+    def attention_scores(self, x, encoder_output, attention_mask=None):
         """Attention weights (B, H, T, S) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         (query,) = self._split(self.query(x), 1)
         key, _ = self._split(self.key_value(encoder_output), 2)
@@ -217,7 +217,7 @@ class CrossAttention(_MultiHeadAttention):
         key, value = self._split(self.key_value(encoder_output), 2)
         return {"key": key, "value": value}
 
-    def step(self, x, cache, mask=None):
+    def step(self, x, cache, attention_mask=None):
         """One decoding step of W hypotheses a sentence: x (B W, 1, D), cache of B sentences; returns (B W, 1, D).
 
         The hypotheses of a sentence are laid side by side as query positions, so that the cache is neither copied nor

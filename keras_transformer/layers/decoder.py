@@ -69,8 +69,8 @@ class DecoderLayer(_TransformerLayer):
         mask = causal_mask(ops.shape(x)[1])
         return self._body(
             x,
-            lambda y: self.self_attention(y, mask=mask, training=training),
-            lambda y: self.cross_attention(y, encoder_output, mask=encoder_mask, training=training),
+            lambda y: self.self_attention(y, attention_mask=mask, training=training),
+            lambda y: self.cross_attention(y, encoder_output, attention_mask=encoder_mask, training=training),
             training,
         )
 
@@ -101,7 +101,7 @@ class DecoderLayer(_TransformerLayer):
             return attended
 
         def attend_to_encoder(y):
-            return self.cross_attention.step(y, cache["encoder"], mask=encoder_mask)
+            return self.cross_attention.step(y, cache["encoder"], attention_mask=encoder_mask)
 
         return self._body(x, attend_to_self, attend_to_encoder), updated
 

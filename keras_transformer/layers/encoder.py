@@ -53,10 +53,10 @@ class EncoderLayer(_TransformerLayer):
         self.feed_forward.build(x_shape)
         self.feed_forward_residual.build(x_shape)
 
-    def call(self, x, mask=None, training=None):
+    def call(self, x, attention_mask=None, training=None):
         # 1. self-attention
         x = self.self_attention_residual(
-            x, sublayer=lambda y: self.self_attention(y, mask=mask, training=training), training=training
+            x, sublayer=lambda y: self.self_attention(y, attention_mask=mask, training=training), training=training
         )
         # 2. feed-forward
         return self.feed_forward_residual(
@@ -94,7 +94,7 @@ class Encoder(_Stack):
     def build(self, x_shape):
         self._build(x_shape)
 
-    def call(self, x, mask=None, training=None):
+    def call(self, x, attention_mask=None, training=None):
         for layer in self.layers:
-            x = layer(x, mask=mask, training=training)
+            x = layer(x, attention_mask=mask, training=training)
         return self._finish(x)

@@ -1,50 +1,63 @@
-"""Pairs to batches: grouped by length, bounded by a token budget, in few shapes, in an order that a seed fixes."""
+"""Pairs of sentences -> padded batches for ``fit``: few shapes, little padding, an order that a seed fixes.
+
+Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position costs what a real one costs; so
+the shapes are chosen from the lengths that the corpus has.
+"""
+
+import dataclasses
+import itertools
 
 import keras
 import numpy as np
 
-from keras_transformer.text.corpus import Corpus
+from keras_transformer.text.corpus import read_pairs
 from keras_transformer.text.ids import check_ids
+
+# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding hardly falls.
+_GRID = 40
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches ``({"source": (B, S), "target": (B, T)}, labels (B, T))`` of int32 ids, for ``fit`` and ``evaluate``.
+    """Length-bucketed batches under a token budget: ``({"source": (B, S), "target": (B, T)}, labels (B, T))``, int32.
 
-    Source rows end with eos, target rows begin with bos, labels end with eos: the shift between target and labels happens here. Pairs are
-    grouped by length into buckets chosen from the data, each with one fixed shape (rows, S, T) whose rows x max(S, T) stays within
-    ``batch_tokens``, padding included. The last batch of a bucket is filled up with rows of padding, which count for nothing.
+    A source row is pieces + eos; a target row, which the decoder reads, bos + pieces; a label row, what it must say, pieces + eos.
+    Pairs of similar length share a shape (B, S, T); at most ``num_buckets`` shapes exist, chosen to minimise padding, and
+    B max(S, T) <= batch_tokens holds for each. What lacks in the last batch of a shape is made up by rows of padding.
 
-    The order is a function of (seed, epoch) alone: the same on every backend and machine.
+    In every epoch each pair occurs once. Pairs are dealt out to batches, and batches put in order, anew in every epoch, by (seed,
+    epoch) alone: no global generator is read. ``fit`` of a keras.Model shuffles the batches of any PyDataset once more with
+    Python's global generator unless told ``shuffle=False``; kt.Transformer tells it so.
 
     Args:
-        source: a file (plain or .gz), or a list of texts.
-        target: the same for the other side.
+        source: path of a text file (plain or gzip), or a list of str.
+        target: the same for the translations, line by line.
         tokenizer: a Tokenizer.
-        batch_tokens: most positions in a batch, rows x max(S, T).
-        seed: of the order.
-        shuffle: False keeps one fixed order.
-        max_length: pairs with more tokens than this on a side are left out and counted.
+        batch_tokens: most padded positions of a batch on its longer side: B max(S, T).
+        seed: of the order; an integer from 0.
+        shuffle: False for one fixed order, as for validation.
+        max_length: most positions of a source or target row; pairs with more are left out and counted.
         num_buckets: most shapes.
-        kwargs: as keras.utils.PyDataset (workers, ...).
 
     Attributes:
-        epoch: which order is in force; ``fit`` moves it on. Set it to start elsewhere.
-        num_pairs, num_tokens: pairs, and target tokens, in an epoch.
-        skipped: Counter of reasons and pairs left out.
-        shapes: the (rows, S, T) in use.
-        padding_share: share of padding among all source and target positions of an epoch.
+        num_pairs: pairs in an epoch.
+        skipped: pairs left out: {"empty": a side is blank, "max_length": too long for it, "batch_tokens": too long for it}.
+        num_tokens: label tokens of an epoch, eos counted, padding not.
+        padding_share: padding among all source and target positions of an epoch.
+        shapes: list of (B, S, T), by S + T.
+        epoch: number of the epoch being served; see set_epoch.
 
     Raises:
-        ValueError: no pair is left, or what Corpus raises.
+        ValueError: see read_pairs; no pair is left; ids outside the vocabulary; an argument is impossible.
 
     Example:
 
     >>> import keras_transformer as kt
-    >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
-    >>> batches = kt.Batches(["a dog runs"], ["ein Hund rennt"], tokenizer, batch_tokens=100)
+    >>> source, target = ["a dog runs", "a dog"], ["ein Hund rennt", "ein Hund"]
+    >>> tokenizer = kt.Tokenizer.train(source + target, vocabulary_size=280)
+    >>> batches = kt.Batches(source, target, tokenizer, batch_tokens=64, num_buckets=1)
     >>> inputs, labels = batches[0]
-    >>> int(inputs["target"][0, 0]), len(batches)
-    (2, 1)
+    >>> inputs["target"].shape == labels.shape, int(inputs["target"][0, 0]), batches.num_pairs
+    (True, 2, 2)
     """
 
     def __init__(
@@ -57,146 +70,223 @@ class Batches(keras.utils.PyDataset):
         shuffle=True,
         max_length=256,
         num_buckets=8,
-        **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__()
+        _check_at_least(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
+        _check_at_least(0, seed=seed)
+        self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.shuffle = shuffle
         self.max_length = max_length
         self.num_buckets = num_buckets
-        self._tokenizer = tokenizer
-        corpus = Corpus(source, target)
-        self.skipped = corpus.skipped
-        self._sources, self._targets = self._encoded(corpus)
-        lengths = np.array([(len(s), len(t) + 1) for s, t in zip(self._sources, self._targets, strict=True)])
-        self._buckets = _buckets(lengths, batch_tokens, num_buckets)
-        self.num_pairs = len(lengths)
-        self.num_tokens = int(lengths[:, 1].sum())
-        self.shapes = [bucket.shape for bucket in self._buckets]
-        positions = sum(bucket.num_batches * rows * (s + t) for bucket in self._buckets for rows, s, t in [bucket.shape])
-        self.padding_share = 1.0 - float(lengths.sum()) / positions
-        self.epoch = 0
+        corpus = read_pairs(source, target)
+        self._source = _Rows(tokenizer.encode(corpus.source, add_eos=True))
+        self._target = _Rows(tokenizer.encode(corpus.target, add_bos=True, add_eos=True))
+        self._source.check(tokenizer.vocabulary_size, corpus.source_name, corpus.lines)
+        self._target.check(tokenizer.vocabulary_size, corpus.target_name, corpus.lines)
+        self._make_buckets(corpus)
+        self.set_epoch(0)
 
-    def _encoded(self, corpus):
-        """Source ids with eos and bare target ids of the pairs that fit."""
-        longest = min(self.max_length, self.batch_tokens)
-        encoded = []
-        for side, add_eos in ((0, True), (1, False)):
-            rows = self._tokenizer.encode([pair[side] for pair in corpus.pairs], add_eos=add_eos)
-            check_ids(np.array([i for row in rows for i in row]), self._tokenizer.vocabulary_size, ("source", "target")[side])
-            encoded.append([np.array(row, dtype="int32") for row in rows])
-        kept = [(s, t) for s, t in zip(*encoded, strict=True) if len(s) <= longest and len(t) + 1 <= longest]
-        if len(kept) < len(corpus.pairs):
-            self.skipped[f"longer than {longest} tokens"] += len(corpus.pairs) - len(kept)
-        if not kept:
+    def _make_buckets(self, corpus):
+        source_lengths = self._source.lengths
+        target_lengths = self._target.lengths - 1  # bos and eos stand on different sides of the shift
+        longest = np.maximum(source_lengths, target_lengths)
+        too_long = longest > self.max_length
+        over_budget = ~too_long & (longest > self.batch_tokens)
+        self.skipped = {
+            "empty": corpus.counts.empty,
+            "max_length": int(too_long.sum()),
+            "batch_tokens": int(over_budget.sum()),
+        }
+        pairs = np.flatnonzero(~too_long & ~over_budget)
+        if not pairs.size:
             raise ValueError(
-                f"No pair is left: all {len(corpus.pairs)} have a side of more than {longest} tokens. Raise max_length and batch_tokens."
+                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest has {longest.min()} positions, "
+                f"allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. Raise them."
             )
-        return [s for s, _ in kept], [t for _, t in kept]
+        source_lengths, target_lengths = source_lengths[pairs], target_lengths[pairs]
+        self._buckets = [
+            _make_bucket(pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens)
+            for members in _group_by_shape(source_lengths, target_lengths, self.num_buckets)
+        ]
+        self._buckets.sort(key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape))
+        self.shapes = [bucket.shape for bucket in self._buckets]
+        self.num_pairs = len(pairs)
+        self.num_tokens = int(target_lengths.sum())
+        positions = sum(bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length) for bucket in self._buckets)
+        self.padding_share = 1 - (int(source_lengths.sum()) + self.num_tokens) / positions
 
-    @property
-    def epoch(self):
-        """Which order is in force, from 0."""
-        return self._epoch
+    def set_epoch(self, epoch):
+        """Serves the batches of that epoch from now on, so that a resumed run meets the order it would have met.
 
-    @epoch.setter
-    def epoch(self, epoch):
-        self._epoch = epoch
-        self._order = self._ordered(epoch)
+        ``fit`` needs no call: an epoch that was served to its end is followed by the next.
 
-    def on_epoch_end(self):
-        """Keras calls this after each epoch: the next order."""
-        if self.shuffle:
-            self.epoch += 1
+        Raises:
+            ValueError: epoch is no integer from 0.
+        """
+        _check_at_least(0, epoch=epoch)
+        self.epoch = epoch
+        self._plan = self._deal(epoch)
+        self._begun, self._served = False, set()
 
-    def _ordered(self, epoch):
-        """The epoch's batches: (bucket, indices of its pairs)."""
-        generator = np.random.Generator(np.random.PCG64((self.seed, epoch)))
-        batches = []
+    def _deal(self, epoch):
+        """The epoch's batches in order: list of (bucket, pair numbers (B,)); -1 stands for a row of padding."""
+        # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy to the next.
+        bits = np.random.Philox(key=[self.seed, epoch])
+        plan = []
         for bucket in self._buckets:
-            members = generator.permutation(bucket.members) if self.shuffle else bucket.members
-            rows = bucket.shape[0]
-            batches += [(bucket, members[start : start + rows]) for start in range(0, len(members), rows)]
+            order = np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable") if self.shuffle else slice(None)
+            rows = np.full(bucket.num_batches * bucket.rows, -1)
+            rows[: len(bucket.pairs)] = bucket.pairs[order]
+            plan += [(bucket, batch) for batch in rows.reshape(bucket.num_batches, bucket.rows)]
         if self.shuffle:
-            batches = [batches[index] for index in generator.permutation(len(batches))]
-        return _with_different_shapes_first(batches)
+            plan = [plan[index] for index in np.argsort(bits.random_raw(len(plan)), kind="stable")]
+        return _with_different_start(plan)
 
     def __len__(self):
-        return len(self._order)
+        return len(self._plan)
 
     def __getitem__(self, index):
-        bucket, members = self._order[index]
-        rows, source_length, target_length = bucket.shape
-        source = np.zeros((rows, source_length), dtype="int32")
-        target = np.zeros((rows, target_length), dtype="int32")
-        labels = np.zeros((rows, target_length), dtype="int32")
-        for row, pair in enumerate(members):
-            ids = self._targets[pair]
-            source[row, : len(self._sources[pair])] = self._sources[pair]
-            target[row, 0] = self._tokenizer.bos_id
-            target[row, 1 : len(ids) + 1] = ids
-            labels[row, : len(ids)] = ids
-            labels[row, len(ids)] = self._tokenizer.eos_id
-        return {"source": source, "target": target}, labels
+        bucket, pairs = self._plan[index]
+        self._served.add(index)
+        source = self._source.padded(pairs, bucket.source_length, self.tokenizer.pad_id)
+        both = self._target.padded(pairs, bucket.target_length + 1, self.tokenizer.pad_id)  # bos pieces eos
+        labels = both[:, 1:]
+        target = np.where(labels == self.tokenizer.pad_id, self.tokenizer.pad_id, both[:, :-1])
+        return {"source": source, "target": target}, np.ascontiguousarray(labels)
+
+    def on_epoch_begin(self):
+        """Called by Keras."""
+        self._begun, self._served = True, set()
+
+    def on_epoch_end(self):
+        """Called by Keras. Goes on to the next epoch if this one was served whole; Keras also calls it before the first."""
+        if self._begun and len(self._served) == len(self):
+            self.set_epoch(self.epoch + 1)
 
 
+class _Rows:
+    """Rows of ids of different lengths, kept as one array; row -1 is empty."""
+
+    def __init__(self, rows):
+        self.lengths = np.fromiter((len(row) for row in rows), dtype="int64", count=len(rows))
+        self._ids = np.asarray(list(itertools.chain.from_iterable(rows)))
+        self._ends = np.append(np.cumsum(self.lengths), 0)
+        self._padded_lengths = np.append(self.lengths, 0)
+
+    def check(self, vocabulary_size, name, lines):
+        """Raises for an id outside the vocabulary, naming the line it came from; then stores ids in 32 bits."""
+        try:
+            check_ids(self._ids, vocabulary_size)
+        except ValueError:
+            for number, row in zip(lines, np.split(self._ids, self._ends[:-2]), strict=True):
+                check_ids(row, vocabulary_size, name=f"the tokenizer's ids of {name}:{number}")
+        self._ids = self._ids.astype("int32")
+
+    def padded(self, rows, length, pad_id):
+        """Those rows as one array (B, length)."""
+        lengths = self._padded_lengths[rows][:, None]
+        columns = np.arange(length)
+        ids = self._ids.take(self._ends[rows][:, None] - lengths + columns, mode="clip")
+        return np.where(columns < lengths, ids, np.int32(pad_id))
+
+
+@dataclasses.dataclass(frozen=True)
 class _Bucket:
-    """The pairs of one shape."""
+    """Pairs that share one shape."""
 
-    def __init__(self, members, lengths, batch_tokens):
-        source_length, target_length = (int(size) for size in lengths[members].max(axis=0))
-        rows = max(batch_tokens // max(source_length, target_length), 1)
-        self.members = members
-        self.shape = (min(rows, len(members)), source_length, target_length)
-        self.num_batches = -(-len(members) // self.shape[0])
+    pairs: np.ndarray
+    rows: int
+    source_length: int
+    target_length: int
+    num_batches: int
+
+    @property
+    def shape(self):
+        return self.rows, self.source_length, self.target_length
 
 
-def _buckets(lengths, batch_tokens, count):
-    """At most ``count`` buckets of pairs of like length, cut so that padding is least.
+def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
+    source_length, target_length = int(source_lengths.max()), int(target_lengths.max())
+    most_rows = batch_tokens // max(source_length, target_length)
+    num_batches = -(-len(pairs) // most_rows)
+    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
+    rows = -(-len(pairs) // num_batches)
+    return _Bucket(pairs, rows, source_length, target_length, num_batches)
 
-    Pairs are sorted by their longer side; cuts between sorted lengths are found by dynamic programming over the distinct lengths.
+
+def _group_by_shape(source_lengths, target_lengths, num_buckets):
+    """Parts the pairs into at most num_buckets groups so that few positions are padded; a list of index arrays.
+
+    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that fits. Shapes are points of a grid
+    of lengths: added one by one where they save most, then each taken out and put where it saves most, until nothing changes.
     """
-    longer = lengths.max(axis=1)
-    order = np.argsort(longer, kind="stable")
-    sizes, starts = np.unique(longer[order], return_index=True)
-    starts = np.append(starts, len(order))
-    cells = len(sizes)
-    highest = np.maximum.reduceat(lengths[order], starts[:-1])  # (cells, 2): longest source and target of each cell
-    costs = np.full((cells, cells), np.inf)  # [first, last]: positions of a bucket of these cells, padding included
-    for first in range(cells):
-        widths = np.maximum.accumulate(highest[first:]).sum(axis=1)
-        costs[first, first:] = widths * (starts[first + 1 :] - starts[first])
-    best, cuts = costs[0], [np.zeros(cells, dtype=int)]
-    for _ in range(min(count, cells) - 1):
-        totals = np.concatenate([[0.0], best[:-1]])[:, None] + costs  # [first cell of the last bucket, last cell]
-        cuts.append(totals.argmin(axis=0))
-        best = totals.min(axis=0)
-    edges, last = [], cells - 1
-    for choice in reversed(cuts):
-        if last < 0:
-            break
-        edges.append((int(choice[last]), last))
-        last = int(choice[last]) - 1
-    return [
-        _Bucket(order[starts[first] : starts[last + 1]], lengths, batch_tokens) for first, last in reversed(edges)
-    ]
+    source_grid, source_cells = _grid_cells(source_lengths)
+    target_grid, target_cells = _grid_cells(target_lengths)
+    counts = np.zeros((len(source_grid), len(target_grid)), dtype="int64")
+    np.add.at(counts, (source_cells, target_cells), 1)
+    sizes = (source_grid[:, None] + target_grid[None, :]).reshape(-1)
+    rows, columns = (axis.reshape(-1) for axis in np.indices(counts.shape))
+    used = counts.reshape(-1) > 0
+    # fits[shape, cell]; only cells that hold pairs matter
+    fits = (rows[:, None] >= rows[used]) & (columns[:, None] >= columns[used])
+    weights = counts.reshape(-1)[used]
+
+    def cost(shapes):
+        """Positions each cell's pairs take in the smallest of the shapes that fits."""
+        return np.where(fits[shapes], sizes[shapes][:, None], sizes[-1]).min(axis=0)
+
+    def best_addition(shapes):
+        saved = np.where(fits, np.maximum(cost(shapes) - sizes[:, None], 0), 0) @ weights
+        return int(np.argmax(saved))
+
+    shapes = [len(sizes) - 1]  # the largest, which fits all
+    while len(shapes) < min(num_buckets, len(weights)):
+        shapes.append(best_addition(shapes))
+    improved = True
+    while improved:
+        improved = False
+        for place in range(1, len(shapes)):
+            others = shapes[:place] + shapes[place + 1 :]
+            moved = [*others[:place], best_addition(others), *others[place:]]
+            if cost(moved) @ weights < cost(shapes) @ weights:
+                shapes, improved = moved, True
+    choice = np.where(fits[shapes], sizes[shapes][:, None], sizes[-1] + 1).argmin(axis=0)
+    cell_choice = np.zeros(counts.size, dtype="int64")
+    cell_choice[used] = choice
+    groups = cell_choice.reshape(counts.shape)[source_cells, target_cells]
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
 
-def _with_different_shapes_first(batches):
-    """Moves up to two batches to the front, so that the first two differ in S and in T wherever any do.
+def _grid_cells(lengths):
+    """At most _GRID lengths, the longest among them, and for each given length the first of those that is not shorter."""
+    grid = np.unique(lengths)
+    if len(grid) > _GRID:
+        grid = np.unique(np.quantile(lengths, np.linspace(0, 1, _GRID + 1)[1:], method="higher"))
+    return grid, np.searchsorted(grid, lengths)
 
-    Keras on TensorFlow takes a dataset's shapes from its first two batches and freezes what is equal in both.
+
+def _with_different_start(plan):
+    """Brings to the front two batches that differ in S, and in T, where these differ at all.
+
+    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed what is equal in both. Such two
+    always exist: if a and b differ in S alone, any c of another T than theirs differs from a or from b in S as well.
     """
-    varies = [len({bucket.shape[axis] for bucket, _ in batches}) > 1 for axis in (1, 2)]
+    varying = [len({getattr(bucket, side) for bucket, _ in plan}) > 1 for side in ("source_length", "target_length")]
+    lengths = [(bucket.source_length, bucket.target_length) for bucket, _ in plan]
 
-    def differ(one, other):
-        return all(one.shape[axis] != other.shape[axis] for axis in (1, 2) if varies[axis - 1])
+    def differ(first, second):
+        return all(a != b for a, b, varies in zip(lengths[first], lengths[second], varying, strict=True) if varies)
 
-    for first in range(len(batches)):
-        for second in range(first + 1, len(batches)):
-            if differ(batches[first][0], batches[second][0]):
-                front = [batches[first], batches[second]]
-                rest = [batch for index, batch in enumerate(batches) if index not in (first, second)]
-                return front + rest
-    return batches
+    if len(plan) < 2 or not any(varying):
+        return plan
+    first, second = next(pair for pair in itertools.combinations(range(len(plan)), 2) if differ(*pair))
+    rest = [batch for index, batch in enumerate(plan) if index not in (first, second)]
+    return [plan[first], plan[second], *rest]
+
+
+def _check_at_least(minimum, **arguments):
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+            raise ValueError(f"{name} must be an integer of at least {minimum}. Received: {value!r}.")

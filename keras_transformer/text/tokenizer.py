@@ -1,162 +1,270 @@
-"""Text to ids and back: a SentencePiece model with fixed special ids. First in the flow.
+"""Text <-> ids: a SentencePiece vocabulary shared by source and target.
 
-Kudo and Richardson 2018 (SentencePiece); Kudo 2018 (unigram), Sennrich et al. 2016 (BPE).
+Kudo and Richardson 2018, "SentencePiece".
 """
 
 import io
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
 from keras_transformer.text.corpus import read_lines
+from keras_transformer.text.ids import check_ids
 
-PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a constant, not the machine's.
+_TRAINING_THREADS = 16
+# "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
+_FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
 
 
 class Tokenizer:
-    """Cuts text into pieces of a vocabulary learnt from data.
+    """A SentencePiece model: text to ids and back.
 
-    Ids: pad_id=0, unk_id=1, bos_id=2, eos_id=3, then the 256 bytes (so that any character can be written), then pieces. Text is
-    normalised by Unicode NFKC and runs of spaces become one, so ``decode(encode(text))`` gives the normalised text.
+    Byte fallback spells what the vocabulary lacks in UTF-8 bytes, so that no text is unknown. Ids 0 to 3 are pad, unk, bos, eos.
+
+    Decoding gives back the encoded text as it was normalised: with the default "nfkc" the NFKC form (a composed "é", "..." for
+    the one character "…"), runs of spaces made one and spaces at the ends taken off.
+
+    Made by Tokenizer.train, load or from_bytes.
+
+    Attributes:
+        vocabulary_size: V, special ids and bytes included.
+        pad_id, unk_id, bos_id, eos_id: the special ids.
 
     Args:
-        model: the serialised SentencePiece model, bytes; usually made by ``train`` or ``load``.
+        serialized: bytes of a SentencePiece model that has all four special ids.
+
+    Raises:
+        ValueError: the bytes are no such model.
 
     Example:
 
     >>> import keras_transformer as kt
-    >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
-    >>> tokenizer.decode(tokenizer.encode("a dog rennt"))
-    'a dog rennt'
+    >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=280)
+    >>> ids = tokenizer.encode("a dog runs", add_eos=True)
+    >>> ids[-1], tokenizer.decode(ids)
+    (3, 'a dog runs')
+
+    Reference: Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226
     """
 
-    pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
-
-    def __init__(self, model):
-        self._model = bytes(model)
-        self._processor = sentencepiece.SentencePieceProcessor()
+    def __init__(self, serialized):
         try:
-            self._processor.LoadFromSerializedProto(self._model)
-        except RuntimeError as error:
-            raise ValueError(f"These bytes are no SentencePiece model: {error}") from None
-        found = tuple(
-            getattr(self._processor, name)() for name in ("pad_id", "unk_id", "bos_id", "eos_id")
-        )
-        if found != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
+        except (RuntimeError, TypeError):
             raise ValueError(
-                f"The SentencePiece model has pad, unk, bos, eos ids {found}; expected (0, 1, 2, 3). Train it with "
-                "Tokenizer.train, or with --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3."
+                "These bytes are not a SentencePiece model. Give the bytes of a file that Tokenizer.save or SentencePiece wrote."
+            ) from None
+        self.vocabulary_size = self._processor.vocab_size()
+        self.pad_id = self._processor.pad_id()
+        self.unk_id = self._processor.unk_id()
+        self.bos_id = self._processor.bos_id()
+        self.eos_id = self._processor.eos_id()
+        missing = [name for name in ("pad_id", "unk_id", "bos_id", "eos_id") if getattr(self, name) < 0]
+        if missing:
+            raise ValueError(
+                f"The SentencePiece model lacks {', '.join(missing)}. Train it with pad_id=0, unk_id=1, bos_id=2, eos_id=3."
             )
+        self._serialized = bytes(serialized)
+        self._special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id])
 
     @classmethod
-    def train(cls, texts, vocabulary_size=8000, model_type="unigram"):
-        """Learns a vocabulary, joint over all that is given.
+    def train(
+        cls,
+        files_or_texts,
+        vocabulary_size=8000,
+        model_type="unigram",
+        normalization="nfkc",
+        character_coverage=0.9999,
+    ):
+        """Learns a vocabulary, the same one on every machine.
 
         Args:
-            texts: list of files (plain or .gz, one text a line), or an iterable of texts. A list whose every entry is an existing
-                file is read as files.
-            vocabulary_size: pieces in all, the 4 special ids and 256 bytes included. Small corpora may not hold so many: then fewer
-                are learnt, and ``vocabulary_size`` of the result says how many.
+            files_or_texts: one file; a list of files, learnt jointly (plain or gzip); or an iterable of texts. Strings of a list
+                are files when they name some, texts otherwise.
+            vocabulary_size: V wanted. A corpus too small for it gives fewer; read ``vocabulary_size`` of the result.
             model_type: "unigram" or "bpe".
+            normalization: of text before everything: "nfkc", "nfkc_cf" (lower-cases as well), "nmt_nfkc" or "identity".
+            character_coverage: share of the corpus's characters that get pieces of their own; the rarest are spelt in bytes. Take
+                0.9995 for scripts of thousands of characters.
+
+        Returns:
+            Tokenizer.
 
         Raises:
-            ValueError: no text, a vocabulary too small for the characters of the text, or an unknown model_type.
+            ValueError: no text, a missing file, or vocabulary_size below what bytes and characters need.
         """
         if model_type not in ("unigram", "bpe"):
             raise ValueError(f'model_type must be "unigram" or "bpe". Received: {model_type!r}.')
-        if isinstance(texts, str | Path):
-            texts = [texts]
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_sentences(texts),
+                sentence_iterator=_texts(files_or_texts),
                 model_writer=model,
-                vocab_size=vocabulary_size,
                 model_type=model_type,
+                vocab_size=vocabulary_size,
                 hard_vocab_limit=False,
+                character_coverage=character_coverage,
+                normalization_rule_name=normalization,
                 byte_fallback=True,
-                character_coverage=0.9999,
-                normalization_rule_name="nfkc",
-                max_sentence_length=1 << 20,
-                pad_id=PAD_ID,
-                unk_id=UNK_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                num_threads=1,  # the same vocabulary on every machine
-                minloglevel=2,
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                num_threads=_TRAINING_THREADS,
+                minloglevel=2,  # errors only
             )
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise ValueError(_training_advice(str(error), vocabulary_size)) from None
         return cls(model.getvalue())
 
     @classmethod
     def load(cls, path):
-        """Reads a model written by ``save``."""
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"There is no tokenizer at {path}. Expected a file written by Tokenizer.save.")
-        return cls(path.read_bytes())
+        """Reads a file that ``save`` wrote, or any SentencePiece model with the four special ids.
+
+        Raises:
+            ValueError: there is no such file, or it is not such a model.
+        """
+        try:
+            serialized = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Check the path.") from None
+        try:
+            return cls(serialized)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def save(self, path):
-        """Writes the model to one file."""
-        Path(path).write_bytes(self._model)
+        """Writes a standard SentencePiece model file, which any SentencePiece reads."""
+        Path(path).write_bytes(self._serialized)
+
+    @classmethod
+    def from_bytes(cls, serialized):
+        """The tokenizer whose ``to_bytes`` these are."""
+        return cls(serialized)
 
     def to_bytes(self):
-        """The serialised model, as ``Tokenizer(model)`` takes it."""
-        return self._model
+        """The whole tokenizer as bytes: the content of its file."""
+        return self._serialized
 
-    @property
-    def vocabulary_size(self):
-        """V: how many ids there are."""
-        return self._processor.get_piece_size()
+    def encode(self, text, add_bos=False, add_eos=False):
+        """Ids of a text, or of each text of a list.
 
-    def encode(self, texts, add_bos=False, add_eos=False):
-        """Ids of a text (list of int), or of each of a list of texts (list of lists)."""
-        if isinstance(texts, str):
-            return self._processor.encode(texts, add_bos=add_bos, add_eos=add_eos)
-        return self._processor.encode(list(texts), add_bos=add_bos, add_eos=add_eos, num_threads=1)
+        Text that looks like a special piece ("</s>") is text: special ids come only from ``add_bos`` and ``add_eos``.
+
+        Args:
+            text: str, or a list of str.
+            add_bos: put bos_id in front.
+            add_eos: put eos_id behind.
+
+        Returns:
+            list of int for a str; list of those for a list.
+
+        Raises:
+            ValueError: something else than str, or a str that UTF-8 cannot write (a lone surrogate).
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        for number, item in enumerate(texts):
+            if not isinstance(item, str):
+                raise ValueError(f"encode takes str or a list of str. Item {number} is a {type(item).__name__}: {item!r}.")
+        try:
+            rows = self._processor.encode(texts, out_type=int, add_bos=add_bos, add_eos=add_eos)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"A text cannot be written in UTF-8: {error}. Take out the lone surrogates.") from None
+        return rows[0] if isinstance(text, str) else rows
 
     def decode(self, ids):
-        """Text of a row of ids, or of each of several rows; what stands after eos, and all special ids, are left out."""
-        rows = [row.tolist() if hasattr(row, "tolist") else row for row in ids]
-        if rows and isinstance(rows[0], list | tuple):
-            return self._processor.decode([self._content(row) for row in rows])
-        return self._processor.decode(self._content(rows))
+        """Text of a row of ids, or of each row.
+
+        Whatever follows the first eos_id is ignored and special ids are dropped, so raw output of a search can be given.
+
+        Args:
+            ids: list of int or array (T,); or a list of such rows, or array (B, T).
+
+        Returns:
+            str for one row; list of str for several.
+
+        Raises:
+            ValueError: an id is outside the vocabulary.
+        """
+        rows = _rows(ids)
+        if rows is None:
+            return self._decode_row(ids)
+        return [self._decode_row(row) for row in rows]
+
+    def _decode_row(self, row):
+        return self._processor.decode(self._text_ids(row))
 
     def pieces(self, ids):
-        """The pieces of a row of ids, special ones included."""
-        return [self._processor.id_to_piece(int(index)) for index in ids]
+        """The piece behind each id of one row, special ids included: ['▁a', '▁dog', '</s>'].
 
-    def _content(self, row):
-        if EOS_ID in row:
-            row = row[: row.index(EOS_ID)]
-        return [index for index in row if index not in (PAD_ID, UNK_ID, BOS_ID)]
+        Raises:
+            ValueError: an id is outside the vocabulary.
+        """
+        ids = np.asarray(ids).reshape(-1)
+        check_ids(ids, self.vocabulary_size)
+        return [self._processor.id_to_piece(int(id)) for id in ids]
+
+    def _text_ids(self, row):
+        """Ids of a row up to its eos, without special ones."""
+        row = np.asarray(row)
+        check_ids(row, self.vocabulary_size)
+        ends = np.flatnonzero(row == self.eos_id)
+        row = row[: ends[0]] if ends.size else row
+        return [int(id) for id in row[~np.isin(row, self._special_ids)]]
 
     def __eq__(self, other):
-        return isinstance(other, Tokenizer) and self._model == other._model
+        return isinstance(other, Tokenizer) and self._serialized == other._serialized
 
     def __hash__(self):
-        return hash(self._model)
+        return hash(self._serialized)
+
+    def __reduce__(self):
+        return Tokenizer, (self._serialized,)
+
+    def __repr__(self):
+        return f"Tokenizer(vocabulary_size={self.vocabulary_size})"
 
 
-def _sentences(texts):
-    """The texts themselves, or the lines of the files they name."""
-    texts = list(texts)
-    if not texts:
-        raise ValueError("There is no text to learn a vocabulary from. Pass files or texts.")
-    if not all(isinstance(text, Path) or (len(text) < 4096 and Path(text).is_file()) for text in texts):
-        yield from texts
-        return
-    for path in texts:
-        yield from read_lines(path)
+def _rows(ids):
+    """The rows of a batch of ids; None when ``ids`` is itself one row."""
+    if hasattr(ids, "ndim"):
+        return ids if ids.ndim == 2 else None
+    return ids if len(ids) and hasattr(ids[0], "__len__") else None
+
+
+def _texts(files_or_texts):
+    """Yields the texts of whatever ``train`` was given."""
+    if isinstance(files_or_texts, str | os.PathLike):
+        files_or_texts = [Path(files_or_texts)]
+    if isinstance(files_or_texts, list | tuple) and _are_files(files_or_texts):
+        for file in files_or_texts:
+            yield from read_lines(file)
+    else:
+        yield from files_or_texts
+
+
+def _are_files(items):
+    """Files when a path is among them, one exists, or all are written like file names: then a wrong name is an error."""
+    if any(isinstance(item, os.PathLike) for item in items):
+        return True
+    strings = [item for item in items if isinstance(item, str) and item and "\0" not in item and len(item) < 1024]
+    if any(os.path.isfile(item) for item in strings):
+        return True
+    return bool(strings) and all(_FILE_NAME.fullmatch(item) for item in items if isinstance(item, str))
 
 
 def _training_advice(message, vocabulary_size):
-    needed = re.search(r"required_chars[^0-9]*(\d+)|(\d+) > \d+", message)
-    if needed or "smaller than required" in message:
+    """SentencePiece's reason to give up, in our words where it is a common one."""
+    if "sentences_.empty()" in message:
+        return "There is no text to learn a vocabulary from: all files or texts are empty. Give at least one sentence."
+    needed = re.search(r"required_chars\. \d+ vs (\d+)", message)
+    if needed:
         return (
-            f"vocabulary_size={vocabulary_size} is too small: the special ids, the 256 bytes and the characters of the text do "
-            f"not fit. Choose a larger one. (SentencePiece: {message.strip().splitlines()[-1]})"
+            f"vocabulary_size={vocabulary_size} is too small: special ids, 256 bytes and the corpus's characters alone need "
+            f"{needed.group(1)}. Raise vocabulary_size, or lower character_coverage."
         )
-    return f"No vocabulary could be learnt from this text: {message.strip().splitlines()[-1]}"
+    return f"SentencePiece could not learn a vocabulary of {vocabulary_size} pieces: {message}"

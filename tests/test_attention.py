@@ -1,0 +1,134 @@
+import keras
+import numpy as np
+import pytest
+from layer_contract import as_numpy, check_layer
+
+from keras_transformer.layers import CrossAttention, SelfAttention, causal_mask, padding_mask
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(2, 4, 8)).astype("float32")
+ENCODED = GENERATOR.normal(size=(2, 5, 8)).astype("float32")
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def attention(q, k, v, mask, heads):
+    """Multi-head attention in float64 NumPy, one head at a time; a fully masked row gives zeros."""
+    outputs, weights = [], []
+    width = q.shape[-1] // heads
+    for h in range(heads):
+        columns = slice(h * width, (h + 1) * width)
+        scores = q[..., columns] @ np.swapaxes(k[..., columns], -1, -2) / np.sqrt(width)
+        weight = softmax(np.where(mask, scores, -1e30)) * mask
+        weights.append(weight)
+        outputs.append(weight @ v[..., columns])
+    return np.concatenate(outputs, -1), np.stack(weights, 1)
+
+
+def randomised(layer, *inputs):
+    layer(*inputs)
+    layer.set_weights([GENERATOR.normal(size=w.shape) * 0.3 for w in layer.get_weights()])
+    return layer
+
+
+def self_attention_oracle(layer, x, mask, heads=2):
+    kernel, bias, out_kernel, out_bias = (w.astype("float64") for w in layer.get_weights())
+    q, k, v = np.split(x @ kernel + bias, 3, axis=-1)
+    mixed, weights = attention(q, k, v, mask, heads)
+    return mixed @ out_kernel + out_bias, weights
+
+
+def test_self_attention_keeps_the_contract():
+    check_layer(lambda **k: SelfAttention(8, 2, **k), (X,), [(8, 24), (24,), (8, 8), (8,)], (2, 4, 8))
+
+
+def test_cross_attention_keeps_the_contract():
+    check_layer(
+        lambda **k: CrossAttention(8, 2, **k),
+        (X, ENCODED),
+        [(8, 8), (8,), (8, 16), (16,), (8, 8), (8,)],
+        (2, 4, 8),
+    )
+
+
+def test_self_attention_agrees_with_numpy_under_every_mask():
+    layer = randomised(SelfAttention(8, 2), X)
+    ids = np.array([[5, 6, 7, 0], [5, 0, 0, 0]])
+    padding = np.asarray(padding_mask(ids))
+    for mask in (None, padding, np.asarray(causal_mask(4)), padding & np.asarray(causal_mask(4))):
+        full = np.ones((2, 4, 4), bool) if mask is None else np.broadcast_to(mask[:, 0], (2, 4, 4))
+        expected, weights = self_attention_oracle(layer, X, full)
+        np.testing.assert_allclose(as_numpy(layer(X, attention_mask=mask)), expected, atol=2e-6)
+        np.testing.assert_allclose(as_numpy(layer.attention_scores(X, attention_mask=mask)), weights, atol=2e-6)
+
+
+def test_cross_attention_agrees_with_numpy():
+    layer = randomised(CrossAttention(8, 2), X, ENCODED)
+    q_kernel, q_bias, kv_kernel, kv_bias, out_kernel, out_bias = (w.astype("float64") for w in layer.get_weights())
+    mask = np.asarray(padding_mask(np.array([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]])))
+    k, v = np.split(ENCODED @ kv_kernel + kv_bias, 2, axis=-1)
+    mixed, weights = attention(X @ q_kernel + q_bias, k, v, np.broadcast_to(mask[:, 0], (2, 4, 5)), 2)
+    np.testing.assert_allclose(as_numpy(layer(X, ENCODED, attention_mask=mask)), mixed @ out_kernel + out_bias, atol=2e-6)
+    np.testing.assert_allclose(as_numpy(layer.attention_scores(X, ENCODED, attention_mask=mask)), weights, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_fully_masked_row_gives_zeros_in_value_and_gradient(dtype, dropout):
+    """Zeros before the output projection, so its bias remains; training with such rows keeps weights finite."""
+    layer = SelfAttention(8, 2, dropout=dropout, dtype=dtype)
+    layer(X)
+    bias = GENERATOR.normal(size=8).astype("float32")
+    layer.output_projection.bias.assign(bias)
+    nothing = np.zeros((2, 1, 1, 4), bool)
+    np.testing.assert_allclose(as_numpy(layer(X, attention_mask=nothing)), np.broadcast_to(bias, (2, 4, 8)), atol=1e-2)
+    assert not as_numpy(layer.attention_scores(X, attention_mask=nothing)).any()
+    symbol, mask = keras.Input((4, 8)), keras.Input((1, 1, 4), dtype="bool")
+    model = keras.Model([symbol, mask], layer(symbol, attention_mask=mask))
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    model.train_on_batch([X, nothing], np.ones((2, 4, 8)))
+    assert all(np.isfinite(w).all() for w in layer.get_weights())
+
+
+def test_scores_are_scaled_before_a_float32_softmax():
+    """Unscaled scores of 1e5 overflow float16 to inf, and their softmax to NaN; scaled and in float32 they do not."""
+    layer = SelfAttention(64, 1, dtype="mixed_float16")
+    x = np.full((1, 2, 64), 30.0, "float32")
+    layer(x)
+    identity = np.concatenate([np.eye(64)] * 3, axis=1)
+    layer.set_weights([identity, np.zeros(192), np.eye(64), np.zeros(64)])
+    np.testing.assert_allclose(as_numpy(layer.attention_scores(x)), 0.5, atol=1e-3)
+    np.testing.assert_allclose(as_numpy(layer(x)), 30.0, rtol=1e-2)
+
+
+def test_dropout_acts_on_the_weights_in_training_alone():
+    layer = randomised(SelfAttention(8, 2, dropout=0.5), X)
+    np.testing.assert_array_equal(as_numpy(layer(X)), as_numpy(layer(X, training=False)))
+    assert np.abs(as_numpy(layer(X, training=True)) - as_numpy(layer(X))).max() > 1e-3
+
+
+def test_cached_steps_equal_the_whole_under_a_causal_mask():
+    layer = randomised(SelfAttention(8, 2), X)
+    whole = as_numpy(layer(X, attention_mask=causal_mask(4)))
+    cache = layer.init_cache(2, 6)
+    for step in range(4):
+        out, cache = layer.step(keras.ops.convert_to_tensor(X[:, step : step + 1]), cache, step)
+        np.testing.assert_allclose(as_numpy(out)[:, 0], whole[:, step], atol=1e-5)
+
+
+def test_hypotheses_side_by_side_equal_one_at_a_time():
+    """Three hypotheses a sentence against a cache that holds each sentence once."""
+    layer = randomised(CrossAttention(8, 2), X, ENCODED)
+    mask = padding_mask(np.array([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]]))
+    x = GENERATOR.normal(size=(6, 1, 8)).astype("float32")
+    out = as_numpy(layer.step(keras.ops.convert_to_tensor(x), layer.init_cache(keras.ops.convert_to_tensor(ENCODED)), mask))
+    expected = as_numpy(layer(x, np.repeat(ENCODED, 3, axis=0), attention_mask=keras.ops.repeat(mask, 3, axis=0)))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="divisible by num_heads. Received: d_model=8, num_heads=3"):
+        SelfAttention(8, 3)
