@@ -16,10 +16,11 @@ def gather_rows(table, ids):
     TensorFlow's own gather yields ``IndexedSlices`` whose duplicate rows are not summed before Adam squares them, so
     that a token that occurs twice in a batch gets another update than on JAX and PyTorch. Here the rows are summed.
     """
-    table = ops.convert_to_tensor(table)
     if keras.backend.backend() != "tensorflow":
         return ops.take(table, ids, axis=0)
     import tensorflow as tf
+
+    table = tf.convert_to_tensor(table)
 
     @tf.custom_gradient
     def gather(table):

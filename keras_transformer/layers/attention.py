@@ -107,7 +107,7 @@ class SelfAttention(_MultiHeadAttention):
 
     Call arguments:
         x: (B, T, D).
-        mask: boolean, broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
+        attention_mask: boolean, broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
 
     Returns:
         (B, T, D).
@@ -133,12 +133,12 @@ class SelfAttention(_MultiHeadAttention):
 
     def call(self, x, attention_mask=None, training=None):
         query, key, value = self._split(self.query_key_value(x), 3)
-        return self._attend(query, key, value, mask, training)
+        return self._attend(query, key, value, attention_mask, training)
 
     def attention_scores(self, x, attention_mask=None):
         """Attention weights (B, H, T, T) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         query, key, _ = self._split(self.query_key_value(x), 3)
-        return _masked_rows_to_zero(self._weights(query, key, mask), mask)
+        return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, batch_size, max_length):
         """An empty key/value cache: {"key", "value"}, each (B, H, max_length, K)."""
@@ -174,7 +174,7 @@ class CrossAttention(_MultiHeadAttention):
     Call arguments:
         x: (B, T, D).
         encoder_output: (B, S, D).
-        mask: boolean, broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
+        attention_mask: boolean, broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
 
     Returns:
         (B, T, D).
@@ -204,13 +204,13 @@ class CrossAttention(_MultiHeadAttention):
     def call(self, x, encoder_output, attention_mask=None, training=None):
         (query,) = self._split(self.query(x), 1)
         key, value = self._split(self.key_value(encoder_output), 2)
-        return self._attend(query, key, value, mask, training)
+        return self._attend(query, key, value, attention_mask, training)
 
     def attention_scores(self, x, encoder_output, attention_mask=None):
         """Attention weights (B, H, T, S) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         (query,) = self._split(self.query(x), 1)
         key, _ = self._split(self.key_value(encoder_output), 2)
-        return _masked_rows_to_zero(self._weights(query, key, mask), mask)
+        return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, encoder_output):
         """Keys and values of the encoder's output, projected once: {"key", "value"}, each (B, H, S, K)."""
@@ -227,7 +227,7 @@ class CrossAttention(_MultiHeadAttention):
         batch = ops.shape(cache["key"])[0]
         side_by_side = ops.reshape(x, (batch, rows // batch, self.d_model))  # (B, W, D)
         (query,) = self._split(self.query(side_by_side), 1)
-        attended = self._attend(query, cache["key"], cache["value"], mask)  # (B, W, D)
+        attended = self._attend(query, cache["key"], cache["value"], attention_mask)  # (B, W, D)
         return ops.reshape(attended, (rows, 1, self.d_model))
 
 

@@ -25,7 +25,7 @@ class EncoderLayer(_TransformerLayer):
 
     Call arguments:
         x: (B, S, D).
-        mask: boolean, broadcastable to (B, H, S, S), True = may attend; usually padding_mask(source).
+        attention_mask: boolean, broadcastable to (B, H, S, S), True = may attend; usually padding_mask(source).
 
     Returns:
         (B, S, D).
@@ -56,7 +56,7 @@ class EncoderLayer(_TransformerLayer):
     def call(self, x, attention_mask=None, training=None):
         # 1. self-attention
         x = self.self_attention_residual(
-            x, sublayer=lambda y: self.self_attention(y, attention_mask=mask, training=training), training=training
+            x, sublayer=lambda y: self.self_attention(y, attention_mask=attention_mask, training=training), training=training
         )
         # 2. feed-forward
         return self.feed_forward_residual(
@@ -74,7 +74,7 @@ class Encoder(_Stack):
 
     Call arguments:
         x: (B, S, D).
-        mask: boolean, broadcastable to (B, H, S, S), True = may attend.
+        attention_mask: boolean, broadcastable to (B, H, S, S), True = may attend.
 
     Returns:
         (B, S, D).
@@ -96,5 +96,5 @@ class Encoder(_Stack):
 
     def call(self, x, attention_mask=None, training=None):
         for layer in self.layers:
-            x = layer(x, attention_mask=mask, training=training)
+            x = layer(x, attention_mask=attention_mask, training=training)
         return self._finish(x)

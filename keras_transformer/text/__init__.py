@@ -1,10 +1,10 @@
 """From text to batches of ids: files -> validated pairs -> pieces -> padded batches; first in the flow.
 
-    tokenizer.py  text <-> ids (SentencePiece)
-    corpus.py     two aligned texts -> pairs, every pair left out counted
-    ids.py        are these ids of the vocabulary?
-    batches.py    pairs -> batches of few shapes under a budget of padded tokens
-    demo.py       the built-in English-German corpus, generated
+tokenizer.py  text <-> ids (SentencePiece)
+corpus.py     two aligned texts -> pairs, every pair left out counted
+ids.py        are these ids of the vocabulary?
+batches.py    pairs -> batches of few shapes under a budget of padded tokens
+demo.py       the built-in English-German corpus, generated
 """
 
 from keras_transformer.text.batches import Batches

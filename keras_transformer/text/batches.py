@@ -1,7 +1,7 @@
 """Pairs of sentences -> padded batches for ``fit``: few shapes, little padding, an order that a seed fixes.
 
-Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position costs what a real one costs; so
-the shapes are chosen from the lengths that the corpus has.
+Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position
+costs what a real one costs; so the shapes are chosen from the lengths that the corpus has.
 """
 
 import dataclasses
@@ -13,20 +13,23 @@ import numpy as np
 from keras_transformer.text.corpus import read_pairs
 from keras_transformer.text.ids import check_ids
 
-# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding hardly falls.
+# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding
+# hardly falls.
 _GRID = 40
 
 
 class Batches(keras.utils.PyDataset):
     """Length-bucketed batches under a token budget: ``({"source": (B, S), "target": (B, T)}, labels (B, T))``, int32.
 
-    A source row is pieces + eos; a target row, which the decoder reads, bos + pieces; a label row, what it must say, pieces + eos.
-    Pairs of similar length share a shape (B, S, T); at most ``num_buckets`` shapes exist, chosen to minimise padding, and
-    B max(S, T) <= batch_tokens holds for each. What lacks in the last batch of a shape is made up by rows of padding.
+    A source row is pieces + eos; a target row, which the decoder reads, bos + pieces; a label row,
+    what it must say, pieces + eos. Pairs of similar length share a shape (B, S, T); at most
+    ``num_buckets`` shapes exist, chosen to minimise padding, and B max(S, T) <= batch_tokens holds
+    for each. What lacks in the last batch of a shape is made up by rows of padding.
 
-    In every epoch each pair occurs once. Pairs are dealt out to batches, and batches put in order, anew in every epoch, by (seed,
-    epoch) alone: no global generator is read. ``fit`` of a keras.Model shuffles the batches of any PyDataset once more with
-    Python's global generator unless told ``shuffle=False``; kt.Transformer tells it so.
+    In every epoch each pair occurs once. Pairs are dealt out to batches, and batches put in order,
+    anew in every epoch, by (seed, epoch) alone: no global generator is read. ``fit`` of a
+    keras.Model shuffles the batches of any PyDataset once more with Python's global generator
+    unless told ``shuffle=False``; kt.Transformer tells it so.
 
     Args:
         source: path of a text file (plain or gzip), or a list of str.
@@ -35,19 +38,22 @@ class Batches(keras.utils.PyDataset):
         batch_tokens: most padded positions of a batch on its longer side: B max(S, T).
         seed: of the order; an integer from 0.
         shuffle: False for one fixed order, as for validation.
-        max_length: most positions of a source or target row; pairs with more are left out and counted.
+        max_length: most positions of a source or target row; pairs with more are left out and
+            counted.
         num_buckets: most shapes.
 
     Attributes:
         num_pairs: pairs in an epoch.
-        skipped: pairs left out: {"empty": a side is blank, "max_length": too long for it, "batch_tokens": too long for it}.
+        skipped: pairs left out: {"empty": a side is blank, "max_length": too long for it,
+            "batch_tokens": too long for it}.
         num_tokens: label tokens of an epoch, eos counted, padding not.
         padding_share: padding among all source and target positions of an epoch.
         shapes: list of (B, S, T), by S + T.
         epoch: number of the epoch being served; see set_epoch.
 
     Raises:
-        ValueError: see read_pairs; no pair is left; ids outside the vocabulary; an argument is impossible.
+        ValueError: see read_pairs; no pair is left; ids outside the vocabulary; an argument is
+            impossible.
 
     Example:
 
@@ -72,7 +78,9 @@ class Batches(keras.utils.PyDataset):
         num_buckets=8,
     ):
         super().__init__()
-        _check_at_least(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
+        _check_at_least(
+            1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets
+        )
         _check_at_least(0, seed=seed)
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
@@ -90,7 +98,9 @@ class Batches(keras.utils.PyDataset):
 
     def _make_buckets(self, corpus):
         source_lengths = self._source.lengths
-        target_lengths = self._target.lengths - 1  # bos and eos stand on different sides of the shift
+        target_lengths = (
+            self._target.lengths - 1
+        )  # bos and eos stand on different sides of the shift
         longest = np.maximum(source_lengths, target_lengths)
         too_long = longest > self.max_length
         over_budget = ~too_long & (longest > self.batch_tokens)
@@ -102,19 +112,28 @@ class Batches(keras.utils.PyDataset):
         pairs = np.flatnonzero(~too_long & ~over_budget)
         if not pairs.size:
             raise ValueError(
-                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest has {longest.min()} positions, "
-                f"allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. Raise them."
+                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest "
+                f"has {longest.min()} positions, "
+                f"allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. "
+                "Raise them."
             )
         source_lengths, target_lengths = source_lengths[pairs], target_lengths[pairs]
         self._buckets = [
-            _make_bucket(pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens)
+            _make_bucket(
+                pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens
+            )
             for members in _group_by_shape(source_lengths, target_lengths, self.num_buckets)
         ]
-        self._buckets.sort(key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape))
+        self._buckets.sort(
+            key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape)
+        )
         self.shapes = [bucket.shape for bucket in self._buckets]
         self.num_pairs = len(pairs)
         self.num_tokens = int(target_lengths.sum())
-        positions = sum(bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length) for bucket in self._buckets)
+        positions = sum(
+            bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length)
+            for bucket in self._buckets
+        )
         self.padding_share = 1 - (int(source_lengths.sum()) + self.num_tokens) / positions
 
     def set_epoch(self, epoch):
@@ -132,11 +151,16 @@ class Batches(keras.utils.PyDataset):
 
     def _deal(self, epoch):
         """The epoch's batches in order: list of (bucket, pair numbers (B,)); -1 stands for a row of padding."""
-        # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy to the next.
+        # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy
+        # to the next.
         bits = np.random.Philox(key=[self.seed, epoch])
         plan = []
         for bucket in self._buckets:
-            order = np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable") if self.shuffle else slice(None)
+            order = (
+                np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable")
+                if self.shuffle
+                else slice(None)
+            )
             rows = np.full(bucket.num_batches * bucket.rows, -1)
             rows[: len(bucket.pairs)] = bucket.pairs[order]
             plan += [(bucket, batch) for batch in rows.reshape(bucket.num_batches, bucket.rows)]
@@ -150,11 +174,11 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         bucket, pairs = self._plan[index]
         self._served.add(index)
-        source = self._source.padded(pairs, bucket.source_length, self.tokenizer.pad_id)
-        both = self._target.padded(pairs, bucket.target_length + 1, self.tokenizer.pad_id)  # bos pieces eos
-        labels = both[:, 1:]
-        target = np.where(labels == self.tokenizer.pad_id, self.tokenizer.pad_id, both[:, :-1])
-        return {"source": source, "target": target}, np.ascontiguousarray(labels)
+        pad_id = self.tokenizer.pad_id
+        source = self._source.padded(pairs, bucket.source_length, pad_id)
+        target = self._target.padded(pairs, bucket.target_length, pad_id, skip_last=1)
+        labels = self._target.padded(pairs, bucket.target_length, pad_id, skip_first=1)
+        return {"source": source, "target": target}, labels
 
     def on_epoch_begin(self):
         """Called by Keras."""
@@ -172,24 +196,25 @@ class _Rows:
     def __init__(self, rows):
         self.lengths = np.fromiter((len(row) for row in rows), dtype="int64", count=len(rows))
         self._ids = np.asarray(list(itertools.chain.from_iterable(rows)))
-        self._ends = np.append(np.cumsum(self.lengths), 0)
-        self._padded_lengths = np.append(self.lengths, 0)
+        # A last row of no ids stands for a row of padding.
+        ends = np.cumsum(self.lengths)
+        self._begins = np.append(ends - self.lengths, 0)
+        self._ends = np.append(ends, 0)
 
     def check(self, vocabulary_size, name, lines):
         """Raises for an id outside the vocabulary, naming the line it came from; then stores ids in 32 bits."""
         try:
             check_ids(self._ids, vocabulary_size)
         except ValueError:
-            for number, row in zip(lines, np.split(self._ids, self._ends[:-2]), strict=True):
+            for number, row in zip(lines, np.split(self._ids, self._begins[1:-1]), strict=True):
                 check_ids(row, vocabulary_size, name=f"the tokenizer's ids of {name}:{number}")
         self._ids = self._ids.astype("int32")
 
-    def padded(self, rows, length, pad_id):
-        """Those rows as one array (B, length)."""
-        lengths = self._padded_lengths[rows][:, None]
-        columns = np.arange(length)
-        ids = self._ids.take(self._ends[rows][:, None] - lengths + columns, mode="clip")
-        return np.where(columns < lengths, ids, np.int32(pad_id))
+    def padded(self, rows, length, pad_id, skip_first=0, skip_last=0):
+        """Those rows, without so many ids in front and behind, as one array (B, length)."""
+        places = self._begins[rows][:, None] + skip_first + np.arange(length)  # (B, length)
+        inside = places < self._ends[rows][:, None] - skip_last
+        return np.where(inside, self._ids.take(places, mode="clip"), np.int32(pad_id))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +236,8 @@ def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
     source_length, target_length = int(source_lengths.max()), int(target_lengths.max())
     most_rows = batch_tokens // max(source_length, target_length)
     num_batches = -(-len(pairs) // most_rows)
-    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
+    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of
+    # half a batch on average.
     rows = -(-len(pairs) // num_batches)
     return _Bucket(pairs, rows, source_length, target_length, num_batches)
 
@@ -219,8 +245,10 @@ def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
 def _group_by_shape(source_lengths, target_lengths, num_buckets):
     """Parts the pairs into at most num_buckets groups so that few positions are padded; a list of index arrays.
 
-    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that fits. Shapes are points of a grid
-    of lengths: added one by one where they save most, then each taken out and put where it saves most, until nothing changes.
+    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that
+    fits. Shapes are points of a grid
+    of lengths: added one by one where they save most, then each taken out and put where it saves
+        most, until nothing changes.
     """
     source_grid, source_cells = _grid_cells(source_lengths)
     target_grid, target_cells = _grid_cells(target_lengths)
@@ -260,28 +288,42 @@ def _group_by_shape(source_lengths, target_lengths, num_buckets):
 
 
 def _grid_cells(lengths):
-    """At most _GRID lengths, the longest among them, and for each given length the first of those that is not shorter."""
+    """At most _GRID of the lengths, the longest among them; and the place in it of the first that is not shorter, for each."""
     grid = np.unique(lengths)
     if len(grid) > _GRID:
-        grid = np.unique(np.quantile(lengths, np.linspace(0, 1, _GRID + 1)[1:], method="higher"))
+        # Half of them follow the bulk of the lengths, half the few long ones.
+        bulk = np.quantile(lengths, np.linspace(0, 1, _GRID // 2 + 1)[1:], method="higher")
+        tail = np.geomspace(grid[0], grid[-1], _GRID // 2)[:-1]
+        grid = np.unique(np.append(bulk, grid[np.searchsorted(grid, tail)]))
     return grid, np.searchsorted(grid, lengths)
 
 
 def _with_different_start(plan):
     """Brings to the front two batches that differ in S, and in T, where these differ at all.
 
-    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed what is equal in both. Such two
-    always exist: if a and b differ in S alone, any c of another T than theirs differs from a or from b in S as well.
+    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed
+    what is equal in both. Such two
+    always exist: if a and b differ in S alone, any c of another T than theirs differs from a or
+        from b in S as well.
     """
-    varying = [len({getattr(bucket, side) for bucket, _ in plan}) > 1 for side in ("source_length", "target_length")]
+    varying = [
+        len({getattr(bucket, side) for bucket, _ in plan}) > 1
+        for side in ("source_length", "target_length")
+    ]
     lengths = [(bucket.source_length, bucket.target_length) for bucket, _ in plan]
 
     def differ(first, second):
-        return all(a != b for a, b, varies in zip(lengths[first], lengths[second], varying, strict=True) if varies)
+        return all(
+            a != b
+            for a, b, varies in zip(lengths[first], lengths[second], varying, strict=True)
+            if varies
+        )
 
     if len(plan) < 2 or not any(varying):
         return plan
-    first, second = next(pair for pair in itertools.combinations(range(len(plan)), 2) if differ(*pair))
+    first, second = next(
+        pair for pair in itertools.combinations(range(len(plan)), 2) if differ(*pair)
+    )
     rest = [batch for index, batch in enumerate(plan) if index not in (first, second)]
     return [plan[first], plan[second], *rest]
 
@@ -289,4 +331,6 @@ def _with_different_start(plan):
 def _check_at_least(minimum, **arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-            raise ValueError(f"{name} must be an integer of at least {minimum}. Received: {value!r}.")
+            raise ValueError(
+                f"{name} must be an integer of at least {minimum}. Received: {value!r}."
+            )

@@ -1,7 +1,7 @@
 """Two aligned texts read as pairs, so that line n of one is always the translation of line n of the other.
 
-Text readers disagree on what ends a line (a lone CR, U+2028 and others), which silently shifts one side against the other. Here
-only the line feed does. Nothing is left out without being counted.
+Text readers disagree on what ends a line (a lone CR, U+2028 and others), which silently shifts one
+side against the other. Here only the line feed does. Nothing is left out without being counted.
 """
 
 import dataclasses
@@ -56,7 +56,8 @@ class Corpus:
 def read_lines(path):
     """The lines of a UTF-8 text file, plain or gzip, one after the other.
 
-    Only a line feed ends a line; the CR of a CRLF and a byte order mark at the start of the file are taken off.
+    Only a line feed ends a line; the CR of a CRLF and a byte order mark at the start of the file
+    are taken off.
 
     Args:
         path: the file. gzip is told by the content, not by the name.
@@ -65,7 +66,8 @@ def read_lines(path):
         Generator of str.
 
     Raises:
-        ValueError: the file is missing or unreadable, its gzip data are damaged, or a line is not UTF-8.
+        ValueError: the file is missing or unreadable, its gzip data are damaged, or a line is not
+            UTF-8.
 
     Example:
 
@@ -84,7 +86,8 @@ def read_lines(path):
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
+                f"{path}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column "
+                f"{error.start + 1}. "
                 "Convert the file to UTF-8, for instance with iconv, or mend the line."
             ) from None
 
@@ -95,11 +98,17 @@ def _binary_lines(path):
             compressed = plain.peek(2).startswith(_GZIP_MAGIC)
             yield from gzip.open(plain) if compressed else plain
     except FileNotFoundError:
-        raise ValueError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.") from None
+        raise ValueError(
+            f"There is no file {path} (looked in {Path.cwd()}). Check the path."
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is a damaged gzip file: {error}. Fetch or compress it again.") from None
+        raise ValueError(
+            f"{path} is a damaged gzip file: {error}. Fetch or compress it again."
+        ) from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}. Give a readable text file.") from None
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror or error}. Give a readable text file."
+        ) from None
 
 
 def read_pairs(source, target):
@@ -115,7 +124,8 @@ def read_pairs(source, target):
         Corpus.
 
     Raises:
-        ValueError: a file is missing, empty, unreadable or not UTF-8; the line counts differ; no pair is left.
+        ValueError: a file is missing, empty, unreadable or not UTF-8; the line counts differ; no
+            pair is left.
 
     Example:
 
@@ -128,7 +138,8 @@ def read_pairs(source, target):
     target_lines, target_name = _side(target, "target")
     if len(source_lines) != len(target_lines):
         raise ValueError(
-            f"{source_name} has {len(source_lines)} lines, {target_name} has {len(target_lines)}. Line n of one must translate "
+            f"{source_name} has {len(source_lines)} lines, {target_name} has {len(target_lines)}. "
+            "Line n of one must translate "
             "line n of the other: give files of equal length."
         )
     kept = [
@@ -138,10 +149,13 @@ def read_pairs(source, target):
     ]
     if not kept:
         raise ValueError(
-            f"{source_name} and {target_name} hold no pair: on each of {len(source_lines)} lines a side is blank. "
+            f"{source_name} and {target_name} hold no pair: on each of {len(source_lines)} lines a "
+            "side is blank. "
             "Give files with text on both sides."
         )
-    counts = PairCounts(lines=len(source_lines), kept=len(kept), empty=len(source_lines) - len(kept))
+    counts = PairCounts(
+        lines=len(source_lines), kept=len(kept), empty=len(source_lines) - len(kept)
+    )
     lines, sources, targets = (list(column) for column in zip(*kept, strict=True))
     return Corpus(sources, targets, lines, counts, source_name, target_name)
 
@@ -155,7 +169,8 @@ def _side(text, name):
         for number, line in enumerate(lines, start=1):
             if not isinstance(line, str):
                 raise ValueError(
-                    f"Line {number} of {name} is a {type(line).__name__}: {line!r}. Expected a file's path or a list of str."
+                    f"Line {number} of {name} is a {type(line).__name__}: {line!r}. Expected a "
+                    "file's path or a list of str."
                 )
     if not lines:
         raise ValueError(f"{name} is empty. Give a text with one sentence a line.")

@@ -1,7 +1,9 @@
 """Ids checked on the host, before a backend sees them.
 
-What a wrong id does depends on the backend: TensorFlow and PyTorch stop deep inside a step, JAX trains on with NaN, and -1,
-2**33 + 1 or 1.9 pass silently for other words. So one check stands where text becomes batches and where batches enter a model.
+What a wrong id does depends on the backend: TensorFlow and PyTorch stop deep inside a step, JAX
+    trains on with NaN, and -1,
+2**33 + 1 or 1.9 pass silently for other words. So one check stands where text becomes batches and
+where batches enter a model.
 """
 
 import numpy as np
@@ -18,7 +20,8 @@ def check_ids(ids, vocabulary_size, name="ids"):
         name: what the ids are, for the message.
 
     Raises:
-        ValueError: the ids are not integers, or one lies outside the vocabulary; tells which one and where.
+        ValueError: the ids are not integers, or one lies outside the vocabulary; tells which one
+            and where.
 
     Example:
 
@@ -30,21 +33,25 @@ def check_ids(ids, vocabulary_size, name="ids"):
         ids = np.asarray(ids)
     except ValueError:
         raise ValueError(
-            f"{name} cannot be read as one array. Expected rows of equal length; fill short rows up with pad_id."
+            f"{name} cannot be read as one array. Expected rows of equal length; fill short rows "
+            "up with pad_id."
         ) from None
     if ids.size == 0:
         return
     if ids.dtype.kind not in "iu":
         raise ValueError(
-            f"{name} must be integers. Received: dtype {ids.dtype}, beginning with {ids.flat[0]!r}. "
+            f"{name} must be integers. Received: dtype {ids.dtype}, beginning with "
+            f"{ids.flat[0]!r}. "
             'Convert whole numbers with .astype("int32").'
         )
     if ids.min() >= 0 and ids.max() < vocabulary_size:
         return
     where = np.unravel_index(np.argmax((ids < 0) | (ids >= vocabulary_size)), ids.shape)
     raise ValueError(
-        f"{name} contain the id {ids[where]} {_place(where)}. Expected ids from 0 to {vocabulary_size - 1} "
-        f"(the vocabulary has {vocabulary_size}). Use the tokenizer the model was made for, or make the model with a larger "
+        f"{name} contain the id {ids[where]} {_place(where)}. Expected ids from 0 to "
+        f"{vocabulary_size - 1} "
+        f"(the vocabulary has {vocabulary_size}). Use the tokenizer the model was made for, or "
+        "make the model with a larger "
         "vocabulary_size."
     )
 

@@ -14,7 +14,8 @@ import sentencepiece
 from keras_transformer.text.corpus import read_lines
 from keras_transformer.text.ids import check_ids
 
-# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a constant, not the machine's.
+# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a
+# constant, not the machine's.
 _TRAINING_THREADS = 16
 # "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
 _FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
@@ -23,9 +24,11 @@ _FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
 class Tokenizer:
     """A SentencePiece model: text to ids and back.
 
-    Byte fallback spells what the vocabulary lacks in UTF-8 bytes, so that no text is unknown. Ids 0 to 3 are pad, unk, bos, eos.
+    Byte fallback spells what the vocabulary lacks in UTF-8 bytes, so that no text is unknown. Ids 0
+    to 3 are pad, unk, bos, eos.
 
-    Decoding gives back the encoded text as it was normalised: with the default "nfkc" the NFKC form (a composed "é", "..." for
+    Decoding gives back the encoded text as it was normalised: with the default "nfkc" the NFKC form
+        (a composed "é", "..." for
     the one character "…"), runs of spaces made one and spaces at the ends taken off.
 
     Made by Tokenizer.train, load or from_bytes.
@@ -53,20 +56,26 @@ class Tokenizer:
 
     def __init__(self, serialized):
         try:
+            if not serialized:  # SentencePiece takes it for "load later"
+                raise RuntimeError
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=serialized)
         except (RuntimeError, TypeError):
             raise ValueError(
-                "These bytes are not a SentencePiece model. Give the bytes of a file that Tokenizer.save or SentencePiece wrote."
+                "These bytes are not a SentencePiece model. Give the bytes of a file that "
+                "Tokenizer.save or SentencePiece wrote."
             ) from None
         self.vocabulary_size = self._processor.vocab_size()
         self.pad_id = self._processor.pad_id()
         self.unk_id = self._processor.unk_id()
         self.bos_id = self._processor.bos_id()
         self.eos_id = self._processor.eos_id()
-        missing = [name for name in ("pad_id", "unk_id", "bos_id", "eos_id") if getattr(self, name) < 0]
+        missing = [
+            name for name in ("pad_id", "unk_id", "bos_id", "eos_id") if getattr(self, name) < 0
+        ]
         if missing:
             raise ValueError(
-                f"The SentencePiece model lacks {', '.join(missing)}. Train it with pad_id=0, unk_id=1, bos_id=2, eos_id=3."
+                f"The SentencePiece model lacks {', '.join(missing)}. Train it with pad_id=0, "
+                "unk_id=1, bos_id=2, eos_id=3."
             )
         self._serialized = bytes(serialized)
         self._special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id])
@@ -83,26 +92,33 @@ class Tokenizer:
         """Learns a vocabulary, the same one on every machine.
 
         Args:
-            files_or_texts: one file; a list of files, learnt jointly (plain or gzip); or an iterable of texts. Strings of a list
-                are files when they name some, texts otherwise.
-            vocabulary_size: V wanted. A corpus too small for it gives fewer; read ``vocabulary_size`` of the result.
+            files_or_texts: one file; a list of files, learnt jointly (plain or gzip); or an
+                iterable of texts. Strings of a list are files when they name some, texts otherwise.
+            vocabulary_size: V wanted. A corpus too small for it gives fewer; read
+                ``vocabulary_size`` of the result.
             model_type: "unigram" or "bpe".
-            normalization: of text before everything: "nfkc", "nfkc_cf" (lower-cases as well), "nmt_nfkc" or "identity".
-            character_coverage: share of the corpus's characters that get pieces of their own; the rarest are spelt in bytes. Take
-                0.9995 for scripts of thousands of characters.
+            normalization: of text before everything: "nfkc", "nfkc_cf" (lower-cases as well),
+                "nmt_nfkc" or "identity".
+            character_coverage: share of the corpus's characters that get pieces of their own; the
+                rarest are spelt in bytes. Take 0.9995 for scripts of thousands of characters.
 
         Returns:
             Tokenizer.
 
         Raises:
-            ValueError: no text, a missing file, or vocabulary_size below what bytes and characters need.
+            ValueError: no text, a missing file, or vocabulary_size below what bytes and characters
+                need.
         """
-        if model_type not in ("unigram", "bpe"):
-            raise ValueError(f'model_type must be "unigram" or "bpe". Received: {model_type!r}.')
+        _check_word("model_type", model_type, ("unigram", "bpe"))
+        _check_word("normalization", normalization, ("nfkc", "nfkc_cf", "nmt_nfkc", "identity"))
+        if not isinstance(vocabulary_size, int) or vocabulary_size < 1:
+            raise ValueError(
+                f"vocabulary_size must be an integer above 0. Received: {vocabulary_size!r}."
+            )
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_texts(files_or_texts),
+                sentence_iterator=_utf8(_texts(files_or_texts)),
                 model_writer=model,
                 model_type=model_type,
                 vocab_size=vocabulary_size,
@@ -131,7 +147,9 @@ class Tokenizer:
         try:
             serialized = Path(path).read_bytes()
         except OSError as error:
-            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Check the path.") from None
+            raise ValueError(
+                f"The tokenizer {path} cannot be read: {error.strerror}. Check the path."
+            ) from None
         try:
             return cls(serialized)
         except ValueError as error:
@@ -153,7 +171,8 @@ class Tokenizer:
     def encode(self, text, add_bos=False, add_eos=False):
         """Ids of a text, or of each text of a list.
 
-        Text that looks like a special piece ("</s>") is text: special ids come only from ``add_bos`` and ``add_eos``.
+        Text that looks like a special piece ("</s>") is text: special ids come only from
+        ``add_bos`` and ``add_eos``.
 
         Args:
             text: str, or a list of str.
@@ -164,22 +183,29 @@ class Tokenizer:
             list of int for a str; list of those for a list.
 
         Raises:
-            ValueError: something else than str, or a str that UTF-8 cannot write (a lone surrogate).
+            ValueError: something else than str, or a str that UTF-8 cannot write (a lone
+                surrogate).
         """
         texts = [text] if isinstance(text, str) else list(text)
         for number, item in enumerate(texts):
             if not isinstance(item, str):
-                raise ValueError(f"encode takes str or a list of str. Item {number} is a {type(item).__name__}: {item!r}.")
+                raise ValueError(
+                    f"encode takes str or a list of str. Item {number} is a {type(item).__name__}: "
+                    f"{item!r}."
+                )
         try:
             rows = self._processor.encode(texts, out_type=int, add_bos=add_bos, add_eos=add_eos)
         except UnicodeEncodeError as error:
-            raise ValueError(f"A text cannot be written in UTF-8: {error}. Take out the lone surrogates.") from None
+            raise ValueError(
+                f"A text cannot be written in UTF-8: {error}. Take out the lone surrogates."
+            ) from None
         return rows[0] if isinstance(text, str) else rows
 
     def decode(self, ids):
         """Text of a row of ids, or of each row.
 
-        Whatever follows the first eos_id is ignored and special ids are dropped, so raw output of a search can be given.
+        Whatever follows the first eos_id is ignored and special ids are dropped, so raw output of a
+        search can be given.
 
         Args:
             ids: list of int or array (T,); or a list of such rows, or array (B, T).
@@ -206,15 +232,19 @@ class Tokenizer:
         """
         ids = np.asarray(ids).reshape(-1)
         check_ids(ids, self.vocabulary_size)
-        return [self._processor.id_to_piece(int(id)) for id in ids]
+        return [self._processor.id_to_piece(int(piece)) for piece in ids]
 
     def _text_ids(self, row):
         """Ids of a row up to its eos, without special ones."""
         row = np.asarray(row)
+        if row.ndim != 1:
+            raise ValueError(
+                f"decode takes a row of ids or a list of rows. Received: shape {row.shape}."
+            )
         check_ids(row, self.vocabulary_size)
         ends = np.flatnonzero(row == self.eos_id)
         row = row[: ends[0]] if ends.size else row
-        return [int(id) for id in row[~np.isin(row, self._special_ids)]]
+        return row[~np.isin(row, self._special_ids)].tolist()
 
     def __eq__(self, other):
         return isinstance(other, Tokenizer) and self._serialized == other._serialized
@@ -247,14 +277,42 @@ def _texts(files_or_texts):
         yield from files_or_texts
 
 
+def _utf8(texts):
+    """The texts as SentencePiece reads them, or an error in our words."""
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"Text {number} to learn from is a {type(text).__name__}: {text!r}. Expected str."
+            )
+        try:
+            yield text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"Text {number} to learn from cannot be written in UTF-8: {text!r}."
+            ) from None
+
+
 def _are_files(items):
     """Files when a path is among them, one exists, or all are written like file names: then a wrong name is an error."""
     if any(isinstance(item, os.PathLike) for item in items):
         return True
-    strings = [item for item in items if isinstance(item, str) and item and "\0" not in item and len(item) < 1024]
+    strings = [
+        item
+        for item in items
+        if isinstance(item, str) and item and "\0" not in item and len(item) < 1024
+    ]
     if any(os.path.isfile(item) for item in strings):
         return True
-    return bool(strings) and all(_FILE_NAME.fullmatch(item) for item in items if isinstance(item, str))
+    return bool(strings) and all(
+        _FILE_NAME.fullmatch(item) for item in items if isinstance(item, str)
+    )
+
+
+def _check_word(name, word, known):
+    if word not in known:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, known))}. Received: {word!r}."
+        )
 
 
 def _training_advice(message, vocabulary_size):
@@ -264,7 +322,8 @@ def _training_advice(message, vocabulary_size):
     needed = re.search(r"required_chars\. \d+ vs (\d+)", message)
     if needed:
         return (
-            f"vocabulary_size={vocabulary_size} is too small: special ids, 256 bytes and the corpus's characters alone need "
+            f"vocabulary_size={vocabulary_size} is too small: special ids, 256 bytes and the "
+            "corpus's characters alone need "
             f"{needed.group(1)}. Raise vocabulary_size, or lower character_coverage."
         )
     return f"SentencePiece could not learn a vocabulary of {vocabulary_size} pieces: {message}"
