@@ -11,6 +11,7 @@ The public names below stand in the order that data flows through them.
 from keras_transformer import decoding, export, layers
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.metrics import Perplexity, TokenAccuracy
+from keras_transformer.optimizers import AccumulateGradients
 from keras_transformer.schedules import WarmupInverseSqrt
 from keras_transformer.text import Batches, Tokenizer
 from keras_transformer.transformer import Transformer

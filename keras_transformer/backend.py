@@ -43,9 +43,7 @@ def fused_attention(query, key, value, mask, scale):
         return None  # TensorFlow has no such kernel; XLA fuses the plain form on JAX.
     import torch
 
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale
-    )
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
 def top_k(values, k):
@@ -89,3 +87,70 @@ def compiled(function, model):
     import torch
 
     return torch.inference_mode()(function)
+
+
+def fold_chunks(function, carry, rows, chunk_size):
+    """Folds ``function`` over chunks of rows, one after the other, and joins what each gives.
+
+    ``ops.scan`` will not do: on TensorFlow what a step gives must look like its carry, and ten steps run at once, whose
+    intermediate results then live together; not to hold them all is why one works in chunks.
+
+    Args:
+        function: takes (carry, chunk) and returns (carry, a tensor (C, ...) or None).
+        carry: tuple of tensors.
+        rows: tuple of tensors (N, ...). The last chunk is filled up with zeros.
+        chunk_size: C, at most N.
+
+    Returns:
+        The last carry, and what the chunks gave as one tensor (N, ...), or None.
+    """
+    num_rows = ops.shape(rows[0])[0]
+    num_chunks = (num_rows + chunk_size - 1) // chunk_size
+
+    def split(x):
+        missing = num_chunks * chunk_size - num_rows
+        if not (isinstance(missing, int) and missing == 0):
+            x = ops.concatenate([x, ops.zeros((missing, *x.shape[1:]), dtype=x.dtype)])
+        return ops.reshape(x, (num_chunks, chunk_size, *x.shape[1:]))
+
+    chunks = tuple(split(x) for x in rows)
+    fold = {"tensorflow": _fold_tensorflow, "jax": _fold_jax, "torch": _fold_torch}[keras.backend.backend()]
+    carry, given = fold(function, carry, chunks)
+    if given is not None:
+        given = ops.reshape(given, (-1, *given.shape[2:]))[:num_rows]
+    return carry, given
+
+
+def _fold_tensorflow(function, carry, chunks):
+    import tensorflow as tf
+
+    num_chunks = tf.shape(chunks[0])[0]
+    given = tf.TensorArray("float32", size=num_chunks)
+    gives = False
+
+    def step(index, carry, given):
+        nonlocal gives
+        carry, x = function(carry, tuple(chunk[index] for chunk in chunks))
+        gives = x is not None
+        return index + 1, carry, given.write(index, x) if gives else given
+
+    _, carry, given = tf.while_loop(
+        lambda index, *_: index < num_chunks, step, (0, carry, given), parallel_iterations=1
+    )
+    return carry, given.stack() if gives else None
+
+
+def _fold_jax(function, carry, chunks):
+    import jax
+
+    return jax.lax.scan(function, carry, chunks)
+
+
+def _fold_torch(function, carry, chunks):
+    import torch
+
+    given = []
+    for chunk in zip(*chunks, strict=True):
+        carry, x = function(carry, chunk)
+        given.append(x)
+    return carry, None if given[0] is None else torch.stack(given)

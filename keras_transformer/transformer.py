@@ -291,6 +291,7 @@ class Transformer(keras.Model):
             label_smoothing=self.loss.label_smoothing,
             pad_id=self.pad_id,
             sample_weight=sample_weight,
+            training=training,
         )
         for metric in self._scoring.metrics:
             metric.update_from_statistics(statistics)

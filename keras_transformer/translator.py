@@ -1,18 +1,14 @@
 """Translator: a model and its tokenizer as one thing, text in and text out, saved and loaded as one folder."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.saved_model import export_saved_model
-from keras_transformer.model_files import load_model, save_model
+from keras_transformer.model_files import load_model, new_folder, save_model
 from keras_transformer.text.tokenizer import Tokenizer
-
 
 TOKENIZER_FILE = "tokenizer.model"
 FORMAT_FILE = "translator.json"
@@ -27,7 +23,7 @@ class Translator:
         tokenizer: the Tokenizer its ids come from.
 
     Raises:
-        ValueError: the two have different vocabularies.
+        ValueError: the two have different vocabularies or special ids.
 
     Example:
 
@@ -45,6 +41,12 @@ class Translator:
                 f"Model and tokenizer do not belong together: the model has {model.vocabulary_size} ids, the tokenizer "
                 f"{tokenizer.vocabulary_size}. Use the tokenizer the model was trained with."
             )
+        for name in ("pad_id", "bos_id", "eos_id"):
+            if getattr(model, name) != getattr(tokenizer, name):
+                raise ValueError(
+                    f"Model and tokenizer do not belong together: the model's {name} is {getattr(model, name)}, the "
+                    f"tokenizer's {getattr(tokenizer, name)}. Use the tokenizer the model was trained with."
+                )
         self.model = model
         self.tokenizer = tokenizer
         self._searches = {}
@@ -52,11 +54,11 @@ class Translator:
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None, batch_tokens=4096):
         """Translates each text.
 
-        Texts are sorted by length and searched in batches of a few fixed shapes, so that a compiled backend compiles little; the
-        order of the result is that of ``texts``, and what else is in the list does not change a translation.
+        Texts are sorted by length and searched in batches of a few fixed shapes, so that a compiled backend compiles
+        little. The order of the result is that of ``texts``; what else is in the list does not change a translation.
 
         Args:
-            texts: list of str. A blank text gives a blank translation.
+            texts: list (or other iterable) of str. A blank text gives a blank translation.
             beam_size: hypotheses kept for each sentence; 1 is greedy search.
             length_penalty: see decoding.BeamSearch.
             max_length: most tokens a translation may have; None for twice the source's and ten more.
@@ -70,11 +72,12 @@ class Translator:
         """
         if isinstance(texts, str):
             raise ValueError("translate takes a list of texts. Received a single str; pass [text].")
+        texts = list(texts)
         search = self._search(beam_size, length_penalty, max_length)
         translations = [""] * len(texts)
         sources = {
             index: ids
-            for index, ids in enumerate(self.tokenizer.encode(list(texts), add_eos=True))
+            for index, ids in enumerate(self.tokenizer.encode(texts, add_eos=True))
             if texts[index].strip()
         }
         for indices in _batches(sources, max(batch_tokens // beam_size, 1)):
@@ -98,18 +101,14 @@ class Translator:
         """Writes model and tokenizer into ``folder``; a translator already there is replaced as a whole.
 
         The folder holds model.json, model.weights.h5, tokenizer.model and translator.json. Any backend loads it.
+
+        Raises:
+            ValueError: ``folder`` holds something else than a translator, which would be lost.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with new_folder(folder, mark=FORMAT_FILE) as new:
             save_model(self.model, new)
             self.tokenizer.save(new / TOKENIZER_FILE)
             (new / FORMAT_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION}) + "\n", encoding="utf-8")
-            new.chmod(0o755)
-            _replace_folder(new, folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
 
     @classmethod
     def load(cls, folder):
@@ -124,10 +123,16 @@ class Translator:
                 raise ValueError(
                     f"{folder} is not a translator: {name} is missing. Expected a folder written by Translator.save."
                 )
-        version = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8")).get("format_version")
+        try:
+            version = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8"))["format_version"]
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{folder / FORMAT_FILE} is damaged: it does not say which format the folder has. Save it anew."
+            ) from None
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{folder} has format version {version}; this release reads {FORMAT_VERSION}. Install the release that wrote it."
+                f"{folder} has format version {version}; this release reads {FORMAT_VERSION}. Install the release that "
+                "wrote it."
             )
         return cls(load_model(folder), Tokenizer.load(folder / TOKENIZER_FILE))
 
@@ -141,15 +146,6 @@ class Translator:
             length_penalty=length_penalty,
             max_length=max_length,
         )
-
-
-def _replace_folder(new, folder):
-    """Renames ``new`` to ``folder``; what was there is kept until the rename has happened."""
-    old = new.with_name(new.name + "-old")
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _batches(sources, batch_tokens):

@@ -48,12 +48,12 @@ def _check_config(layer, inputs):
 
 def _check_symbolic(layer, inputs, output_shape):
     """Inside a functional model, batch and lengths open."""
-    symbols = [keras.Input((*(None,) * (x.ndim - 2), x.shape[-1]) if x.dtype.kind == "f" else (None,), dtype=x.dtype.name)
-               for x in inputs]
+    symbols = [
+        keras.Input((*(None,) * (x.ndim - 2), x.shape[-1]) if x.dtype.kind == "f" else (None,), dtype=x.dtype.name)
+        for x in inputs
+    ]
     model = keras.Model(symbols, layer(*symbols))
-    np.testing.assert_allclose(
-        as_numpy(model(list(inputs))), as_numpy(layer(*inputs)), rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(as_numpy(model(list(inputs))), as_numpy(layer(*inputs)), rtol=1e-6, atol=1e-6)
 
 
 def _check_mixed_precision(make, inputs):

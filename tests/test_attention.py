@@ -71,7 +71,9 @@ def test_cross_attention_agrees_with_numpy():
     mask = np.asarray(padding_mask(np.array([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]])))
     k, v = np.split(ENCODED @ kv_kernel + kv_bias, 2, axis=-1)
     mixed, weights = attention(X @ q_kernel + q_bias, k, v, np.broadcast_to(mask[:, 0], (2, 4, 5)), 2)
-    np.testing.assert_allclose(as_numpy(layer(X, ENCODED, attention_mask=mask)), mixed @ out_kernel + out_bias, atol=2e-6)
+    np.testing.assert_allclose(
+        as_numpy(layer(X, ENCODED, attention_mask=mask)), mixed @ out_kernel + out_bias, atol=2e-6
+    )
     np.testing.assert_allclose(as_numpy(layer.attention_scores(X, ENCODED, attention_mask=mask)), weights, atol=2e-6)
 
 
@@ -124,7 +126,9 @@ def test_hypotheses_side_by_side_equal_one_at_a_time():
     layer = randomised(CrossAttention(8, 2), X, ENCODED)
     mask = padding_mask(np.array([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]]))
     x = GENERATOR.normal(size=(6, 1, 8)).astype("float32")
-    out = as_numpy(layer.step(keras.ops.convert_to_tensor(x), layer.init_cache(keras.ops.convert_to_tensor(ENCODED)), mask))
+    out = as_numpy(
+        layer.step(keras.ops.convert_to_tensor(x), layer.init_cache(keras.ops.convert_to_tensor(ENCODED)), mask)
+    )
     expected = as_numpy(layer(x, np.repeat(ENCODED, 3, axis=0), attention_mask=keras.ops.repeat(mask, 3, axis=0)))
     np.testing.assert_allclose(out, expected, atol=1e-5)
 

@@ -187,16 +187,18 @@ class BeamSearch(_Search):
         batch = ops.shape(source)[0]
         columns = ops.arange(longest, dtype="int32")
 
-        def unfinished(step, alive, finished, done, cache):
+        def unfinished(step, alive, finished, done, broken, cache):
             return ops.logical_and(step < longest, ops.logical_not(ops.all(done)))
 
-        def extend(step, alive, finished, done, cache):
+        def extend(step, alive, finished, done, broken, cache):
             tokens = ops.where(step == 0, model.bos_id, _column(alive["ids"], step - 1))  # (B, W)
-            log_probabilities, cache = self._log_probabilities(
-                ops.reshape(tokens, (-1,)), cache, step, source_mask
-            )
+            log_probabilities, cache = self._log_probabilities(ops.reshape(tokens, (-1,)), cache, step, source_mask)
             totals = ops.reshape(log_probabilities, (batch, width, model.vocabulary_size))
             totals = totals + alive["scores"][:, :, None]  # (B, W, V)
+            # One logit that is NaN or infinite makes all log-probabilities of its row NaN: one entry tells. Kept apart,
+            # because backends sort NaN differently.
+            not_finite = ops.any(ops.isnan(totals[:, :, model.eos_id]), axis=1)
+            broken = ops.logical_or(broken, ops.logical_and(not_finite, ops.logical_not(done)))
             scores, tokens, parents = _best_extensions(totals, 2 * width)  # each (B, 2 W)
             ids = ops.take_along_axis(alive["ids"], parents[:, :, None], axis=1)  # (B, 2 W, L)
             ids = ops.where(columns == step, tokens[:, :, None], ids)
@@ -217,8 +219,8 @@ class BeamSearch(_Search):
             cache = _reorder(cache, ops.reshape(rows, (-1,)))
 
             full = ops.all(finished["scores"] > IMPOSSIBLE / 2, axis=1)
-            done = ops.logical_or(done, ops.logical_or(full, step + 1 >= limits))
-            return step + 1, alive, finished, done, cache
+            done = ops.logical_or(ops.logical_or(done, broken), ops.logical_or(full, step + 1 >= limits))
+            return step + 1, alive, finished, done, broken, cache
 
         nothing = ops.full((batch, width, longest), model.pad_id, dtype="int32")
         one_alive = ops.where(ops.arange(width) == 0, 0.0, IMPOSSIBLE)  # equal hypotheses would only repeat each other
@@ -227,10 +229,11 @@ class BeamSearch(_Search):
             {"ids": nothing, "scores": ops.zeros((batch, width), dtype="float32") + one_alive},
             {"ids": nothing, "scores": ops.full((batch, width), IMPOSSIBLE, dtype="float32")},
             ops.zeros((batch,), dtype="bool"),
+            ops.zeros((batch,), dtype="bool"),
             cache,
         )
-        _, _, finished, _, _ = ops.while_loop(unfinished, extend, start)
-        return finished["ids"], finished["scores"]
+        _, _, finished, _, broken, _ = ops.while_loop(unfinished, extend, start)
+        return finished["ids"], ops.where(broken[:, None], float("nan"), finished["scores"])
 
 
 def _column(ids, index):
@@ -267,8 +270,7 @@ def _best(hypotheses, width):
 def _reorder(cache, rows):
     """Lets each hypothesis take its parent's keys and values; the encoder's do not move."""
     return [
-        {**layer, "self": {name: ops.take(x, rows, axis=0) for name, x in layer["self"].items()}}
-        for layer in cache
+        {**layer, "self": {name: ops.take(x, rows, axis=0) for name, x in layer["self"].items()}} for layer in cache
     ]
 
 

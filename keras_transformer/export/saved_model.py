@@ -1,12 +1,14 @@
 """A TensorFlow SavedModel whose serving signature decodes: source ids in, translated ids and scores out.
 
-Written by TensorFlow in any case. From JAX and PyTorch the weights go through files into a child process on the TensorFlow
-backend: JAX's own conversion is an opaque call for one platform, and PyTorch has none.
+Written by TensorFlow in any case. From JAX and PyTorch the weights go through files into a child process on the
+TensorFlow backend: JAX's own conversion is an opaque call for one platform, and PyTorch has none.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,7 @@ import keras
 import numpy as np
 
 from keras_transformer.decoding.search import BeamSearch
-from keras_transformer.model_files import load_model, save_model
+from keras_transformer.model_files import load_model, new_folder, save_model
 
 CARD_FILE = "card.json"
 TOKENIZER_FILE = "tokenizer.model"
@@ -26,20 +28,22 @@ TOKENIZER_FILE = "tokenizer.model"
 def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6, max_length=None):
     """Writes a SavedModel of ``model`` with the search inside, its tokenizer and a card beside it.
 
-    The signature ``serving_default`` takes ``source`` (B, S) int32, rows ended by eos and filled up with pad, any B and S. It gives
-    ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W) float32. Plain TensorFlow loads it; this package is not needed.
-    Before it returns, the artefact is loaded and compared with decoding in Python; a difference is an error.
+    The signature ``serving_default`` takes ``source`` (B, S) int32, rows ended by eos and filled up with pad, any B and
+    S. It gives ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W) float32. Plain TensorFlow loads it; this
+    package is not needed. Before it returns, the artefact is loaded and compared with decoding in Python; a difference
+    is an error. A failed export leaves nothing behind, and what an earlier one wrote stays.
 
     Args:
         model: a Transformer, on any backend.
         tokenizer: written beside it as tokenizer.model; None writes none.
-        folder: where to; made if it is missing.
+        folder: where to; made if it is missing. An earlier export there is replaced as a whole.
         beam_size: W.
         length_penalty: see decoding.BeamSearch.
         max_length: most tokens a translation may have; None for twice the source's and ten more.
 
     Raises:
-        ValueError: TensorFlow is not installed, or the artefact does not answer as Python does.
+        ValueError: TensorFlow is not installed, ``folder`` holds something else than an export, an argument of the
+            search is impossible, or the artefact does not answer as Python does.
 
     Example:
 
@@ -50,31 +54,49 @@ def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6
         serve = tf.saved_model.load("saved_models/en-de").signatures["serving_default"]
         serve(source=tf.constant([[5, 6, 3]]))["ids"]
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            "A SavedModel is written by TensorFlow, which is not installed. Install it beside this backend: "
+            "pip install 'keras-transformer[tensorflow]'."
+        )
     options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
-    if keras.backend.backend() == "tensorflow":
-        _write(model, folder, options)
-    else:
-        _write_in_child_process(model, folder, options)
-    card = {
+    BeamSearch(model, **options)  # raises for impossible options before the long work
+    with new_folder(folder, mark="saved_model.pb") as new:
+        if keras.backend.backend() == "tensorflow":
+            _write(model, new, options)
+        else:
+            _write_in_child_process(model, new, options)
+        card = _card(model, options)
+        if tokenizer is not None:
+            tokenizer.save(new / TOKENIZER_FILE)
+            card["tokenizer_sha256"] = hashlib.sha256((new / TOKENIZER_FILE).read_bytes()).hexdigest()
+        (new / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(model, options):
+    """What someone who finds the folder needs to know."""
+    return {
         "kind": "TensorFlow SavedModel",
+        "use": (
+            "serve = tf.saved_model.load(FOLDER).signatures['serving_default']; serve(source=ids)['ids'][:, 0] is the "
+            f"best translation of each row. {TOKENIZER_FILE}, if it is here, is a SentencePiece model that makes ids "
+            "of text and text of ids: append eos_id to a source, drop what follows eos_id in a translation. Only "
+            "TensorFlow and SentencePiece are needed."
+        ),
         "signature": {
             "serving_default": {
                 "inputs": {"source": "int32 (B, S), rows ended by eos_id and filled up with pad_id"},
                 "outputs": {"ids": "int32 (B, W, L), best first", "scores": "float32 (B, W)"},
             }
         },
+        "pad_id": model.pad_id,
+        "eos_id": model.eos_id,
         "search": options,
         "model": model.get_config(),
         "parameters": model.count_params(),
         "trained_on": keras.backend.backend(),
         "keras": keras.__version__,
     }
-    if tokenizer is not None:
-        tokenizer.save(folder / TOKENIZER_FILE)
-        card["tokenizer_sha256"] = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
-    (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def _write(model, folder, options):
@@ -123,14 +145,20 @@ def _write_in_child_process(model, folder, options):
     with tempfile.TemporaryDirectory() as files:
         save_model(model, files)
         command = [sys.executable, "-m", __name__, files, str(folder), json.dumps(options)]
-        environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(paths)}
         child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if child.returncode:
-        reason = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(
-            f"The SavedModel could not be written by the TensorFlow backend: {reason} "
-            "TensorFlow must be installed beside this backend: pip install 'keras-transformer[tensorflow]'."
+            f"The SavedModel could not be written by the TensorFlow backend (exit status {child.returncode}): "
+            f"{_reason(child.stderr)}"
         )
+
+
+def _reason(stderr):
+    """The exception in what a Python process wrote; TensorFlow may log lines behind it."""
+    exceptions = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*$", stderr, flags=re.MULTILINE)
+    return exceptions[-1] if exceptions else stderr.strip()[-500:] or "it gave no reason."
 
 
 @click.command()

@@ -56,7 +56,9 @@ class EncoderLayer(_TransformerLayer):
     def call(self, x, attention_mask=None, training=None):
         # 1. self-attention
         x = self.self_attention_residual(
-            x, sublayer=lambda y: self.self_attention(y, attention_mask=attention_mask, training=training), training=training
+            x,
+            sublayer=lambda y: self.self_attention(y, attention_mask=attention_mask, training=training),
+            training=training,
         )
         # 2. feed-forward
         return self.feed_forward_residual(

@@ -102,8 +102,10 @@ class _Stack(keras.layers.Layer):
 
     _layer_class = None
 
-    def __init__(self, num_layers, d_model, num_heads, seed=None, name=None, dtype=None, **layer_arguments):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(
+        self, num_layers, d_model, num_heads, seed=None, name=None, dtype=None, trainable=True, **layer_arguments
+    ):
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if num_layers < 1:
             raise ValueError(f"A stack needs at least one layer. Received: num_layers={num_layers}.")
         self.num_layers = num_layers

@@ -78,9 +78,7 @@ class Batches(keras.utils.PyDataset):
         num_buckets=8,
     ):
         super().__init__()
-        _check_at_least(
-            1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets
-        )
+        _check_at_least(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
         _check_at_least(0, seed=seed)
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
@@ -98,9 +96,7 @@ class Batches(keras.utils.PyDataset):
 
     def _make_buckets(self, corpus):
         source_lengths = self._source.lengths
-        target_lengths = (
-            self._target.lengths - 1
-        )  # bos and eos stand on different sides of the shift
+        target_lengths = self._target.lengths - 1  # bos and eos stand on different sides of the shift
         longest = np.maximum(source_lengths, target_lengths)
         too_long = longest > self.max_length
         over_budget = ~too_long & (longest > self.batch_tokens)
@@ -119,20 +115,15 @@ class Batches(keras.utils.PyDataset):
             )
         source_lengths, target_lengths = source_lengths[pairs], target_lengths[pairs]
         self._buckets = [
-            _make_bucket(
-                pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens
-            )
+            _make_bucket(pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens)
             for members in _group_by_shape(source_lengths, target_lengths, self.num_buckets)
         ]
-        self._buckets.sort(
-            key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape)
-        )
+        self._buckets.sort(key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape))
         self.shapes = [bucket.shape for bucket in self._buckets]
         self.num_pairs = len(pairs)
         self.num_tokens = int(target_lengths.sum())
         positions = sum(
-            bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length)
-            for bucket in self._buckets
+            bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length) for bucket in self._buckets
         )
         self.padding_share = 1 - (int(source_lengths.sum()) + self.num_tokens) / positions
 
@@ -156,11 +147,7 @@ class Batches(keras.utils.PyDataset):
         bits = np.random.Philox(key=[self.seed, epoch])
         plan = []
         for bucket in self._buckets:
-            order = (
-                np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable")
-                if self.shuffle
-                else slice(None)
-            )
+            order = np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable") if self.shuffle else slice(None)
             rows = np.full(bucket.num_batches * bucket.rows, -1)
             rows[: len(bucket.pairs)] = bucket.pairs[order]
             plan += [(bucket, batch) for batch in rows.reshape(bucket.num_batches, bucket.rows)]
@@ -306,24 +293,15 @@ def _with_different_start(plan):
     always exist: if a and b differ in S alone, any c of another T than theirs differs from a or
         from b in S as well.
     """
-    varying = [
-        len({getattr(bucket, side) for bucket, _ in plan}) > 1
-        for side in ("source_length", "target_length")
-    ]
+    varying = [len({getattr(bucket, side) for bucket, _ in plan}) > 1 for side in ("source_length", "target_length")]
     lengths = [(bucket.source_length, bucket.target_length) for bucket, _ in plan]
 
     def differ(first, second):
-        return all(
-            a != b
-            for a, b, varies in zip(lengths[first], lengths[second], varying, strict=True)
-            if varies
-        )
+        return all(a != b for a, b, varies in zip(lengths[first], lengths[second], varying, strict=True) if varies)
 
     if len(plan) < 2 or not any(varying):
         return plan
-    first, second = next(
-        pair for pair in itertools.combinations(range(len(plan)), 2) if differ(*pair)
-    )
+    first, second = next(pair for pair in itertools.combinations(range(len(plan)), 2) if differ(*pair))
     rest = [batch for index, batch in enumerate(plan) if index not in (first, second)]
     return [plan[first], plan[second], *rest]
 
@@ -331,6 +309,4 @@ def _with_different_start(plan):
 def _check_at_least(minimum, **arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-            raise ValueError(
-                f"{name} must be an integer of at least {minimum}. Received: {value!r}."
-            )
+            raise ValueError(f"{name} must be an integer of at least {minimum}. Received: {value!r}.")

@@ -98,17 +98,11 @@ def _binary_lines(path):
             compressed = plain.peek(2).startswith(_GZIP_MAGIC)
             yield from gzip.open(plain) if compressed else plain
     except FileNotFoundError:
-        raise ValueError(
-            f"There is no file {path} (looked in {Path.cwd()}). Check the path."
-        ) from None
+        raise ValueError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path} is a damaged gzip file: {error}. Fetch or compress it again."
-        ) from None
+        raise ValueError(f"{path} is a damaged gzip file: {error}. Fetch or compress it again.") from None
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read: {error.strerror or error}. Give a readable text file."
-        ) from None
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}. Give a readable text file.") from None
 
 
 def read_pairs(source, target):
@@ -153,9 +147,7 @@ def read_pairs(source, target):
             "side is blank. "
             "Give files with text on both sides."
         )
-    counts = PairCounts(
-        lines=len(source_lines), kept=len(kept), empty=len(source_lines) - len(kept)
-    )
+    counts = PairCounts(lines=len(source_lines), kept=len(kept), empty=len(source_lines) - len(kept))
     lines, sources, targets = (list(column) for column in zip(*kept, strict=True))
     return Corpus(sources, targets, lines, counts, source_name, target_name)
 

@@ -33,8 +33,7 @@ def check_ids(ids, vocabulary_size, name="ids"):
         ids = np.asarray(ids)
     except ValueError:
         raise ValueError(
-            f"{name} cannot be read as one array. Expected rows of equal length; fill short rows "
-            "up with pad_id."
+            f"{name} cannot be read as one array. Expected rows of equal length; fill short rows up with pad_id."
         ) from None
     if ids.size == 0:
         return

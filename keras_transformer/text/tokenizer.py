@@ -69,9 +69,7 @@ class Tokenizer:
         self.unk_id = self._processor.unk_id()
         self.bos_id = self._processor.bos_id()
         self.eos_id = self._processor.eos_id()
-        missing = [
-            name for name in ("pad_id", "unk_id", "bos_id", "eos_id") if getattr(self, name) < 0
-        ]
+        missing = [name for name in ("pad_id", "unk_id", "bos_id", "eos_id") if getattr(self, name) < 0]
         if missing:
             raise ValueError(
                 f"The SentencePiece model lacks {', '.join(missing)}. Train it with pad_id=0, "
@@ -112,9 +110,7 @@ class Tokenizer:
         _check_word("model_type", model_type, ("unigram", "bpe"))
         _check_word("normalization", normalization, ("nfkc", "nfkc_cf", "nmt_nfkc", "identity"))
         if not isinstance(vocabulary_size, int) or vocabulary_size < 1:
-            raise ValueError(
-                f"vocabulary_size must be an integer above 0. Received: {vocabulary_size!r}."
-            )
+            raise ValueError(f"vocabulary_size must be an integer above 0. Received: {vocabulary_size!r}.")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -147,9 +143,7 @@ class Tokenizer:
         try:
             serialized = Path(path).read_bytes()
         except OSError as error:
-            raise ValueError(
-                f"The tokenizer {path} cannot be read: {error.strerror}. Check the path."
-            ) from None
+            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Check the path.") from None
         try:
             return cls(serialized)
         except ValueError as error:
@@ -190,15 +184,12 @@ class Tokenizer:
         for number, item in enumerate(texts):
             if not isinstance(item, str):
                 raise ValueError(
-                    f"encode takes str or a list of str. Item {number} is a {type(item).__name__}: "
-                    f"{item!r}."
+                    f"encode takes str or a list of str. Item {number} is a {type(item).__name__}: {item!r}."
                 )
         try:
             rows = self._processor.encode(texts, out_type=int, add_bos=add_bos, add_eos=add_eos)
         except UnicodeEncodeError as error:
-            raise ValueError(
-                f"A text cannot be written in UTF-8: {error}. Take out the lone surrogates."
-            ) from None
+            raise ValueError(f"A text cannot be written in UTF-8: {error}. Take out the lone surrogates.") from None
         return rows[0] if isinstance(text, str) else rows
 
     def decode(self, ids):
@@ -238,9 +229,7 @@ class Tokenizer:
         """Ids of a row up to its eos, without special ones."""
         row = np.asarray(row)
         if row.ndim != 1:
-            raise ValueError(
-                f"decode takes a row of ids or a list of rows. Received: shape {row.shape}."
-            )
+            raise ValueError(f"decode takes a row of ids or a list of rows. Received: shape {row.shape}.")
         check_ids(row, self.vocabulary_size)
         ends = np.flatnonzero(row == self.eos_id)
         row = row[: ends[0]] if ends.size else row
@@ -281,38 +270,26 @@ def _utf8(texts):
     """The texts as SentencePiece reads them, or an error in our words."""
     for number, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise ValueError(
-                f"Text {number} to learn from is a {type(text).__name__}: {text!r}. Expected str."
-            )
+            raise ValueError(f"Text {number} to learn from is a {type(text).__name__}: {text!r}. Expected str.")
         try:
             yield text.encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError(
-                f"Text {number} to learn from cannot be written in UTF-8: {text!r}."
-            ) from None
+            raise ValueError(f"Text {number} to learn from cannot be written in UTF-8: {text!r}.") from None
 
 
 def _are_files(items):
     """Files when a path is among them, one exists, or all are written like file names: then a wrong name is an error."""
     if any(isinstance(item, os.PathLike) for item in items):
         return True
-    strings = [
-        item
-        for item in items
-        if isinstance(item, str) and item and "\0" not in item and len(item) < 1024
-    ]
+    strings = [item for item in items if isinstance(item, str) and item and "\0" not in item and len(item) < 1024]
     if any(os.path.isfile(item) for item in strings):
         return True
-    return bool(strings) and all(
-        _FILE_NAME.fullmatch(item) for item in items if isinstance(item, str)
-    )
+    return bool(strings) and all(_FILE_NAME.fullmatch(item) for item in items if isinstance(item, str))
 
 
 def _check_word(name, word, known):
     if word not in known:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, known))}. Received: {word!r}."
-        )
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}. Received: {word!r}.")
 
 
 def _training_advice(message, vocabulary_size):

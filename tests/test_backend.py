@@ -1,0 +1,98 @@
+"""The functions that are written once a backend."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from layer_contract import as_numpy
+from numpy_oracle import attention, value_and_gradient
+
+from keras_transformer.backend import compiled, fused_attention, gather_rows, top_k
+
+GENERATOR = np.random.default_rng(0)
+TABLE = GENERATOR.normal(size=(6, 4)).astype("float32")
+IDS = np.array([[2, 2, 5], [2, 0, 5]], dtype="int32")
+
+
+def test_gather_rows_takes_rows():
+    np.testing.assert_array_equal(
+        as_numpy(gather_rows(ops.convert_to_tensor(TABLE), IDS)), TABLE[IDS].astype("float64")
+    )
+
+
+def test_gather_rows_gradient_is_dense_and_sums_duplicate_rows():
+    upstream = GENERATOR.normal(size=(2, 3, 4)).astype("float32")
+    _, gradient = value_and_gradient(
+        lambda table: ops.sum(gather_rows(table, ops.convert_to_tensor(IDS)) * upstream), TABLE
+    )
+    assert ops.is_tensor(gradient)
+    assert type(gradient).__name__ != "IndexedSlices"
+    assert not getattr(gradient, "is_sparse", False)
+    expected = np.zeros((6, 4))
+    np.add.at(expected, IDS.ravel(), upstream.reshape(-1, 4).astype("float64"))
+    assert tuple(gradient.shape) == (6, 4)
+    np.testing.assert_allclose(as_numpy(gradient), expected, atol=1e-6)
+    assert not as_numpy(gradient)[[1, 3, 4]].any()
+
+
+def test_top_k_gives_ties_to_the_lowest_index():
+    """Small integers tie everywhere, 1 to k of them across the k-th place; NumPy's stable sort is the judge."""
+    values = GENERATOR.integers(0, 4, size=(50, 12)).astype("float32")
+    for k in (1, 2, 5, 12):
+        top, indices = top_k(ops.convert_to_tensor(values), k)
+        expected = np.argsort(-values, axis=-1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(ops.convert_to_numpy(indices), expected)
+        np.testing.assert_array_equal(as_numpy(top), np.take_along_axis(values, expected, axis=-1))
+
+
+def test_top_k_of_one_row_with_a_tie_only_beyond_the_kth_place():
+    values = ops.convert_to_tensor(np.array([[1.0, 9.0, 1.0, 1.0, 7.0]], "float32"))
+    assert ops.convert_to_numpy(top_k(values, 2)[1]).tolist() == [[1, 4]]
+    assert ops.convert_to_numpy(top_k(values, 3)[1]).tolist() == [[1, 4, 0]]
+
+
+def test_top_k_of_minus_infinities():
+    values = np.full((2, 6), -np.inf, "float32")
+    values[1, 4] = 0.0
+    assert ops.convert_to_numpy(top_k(ops.convert_to_tensor(values), 3)[1]).tolist() == [[0, 1, 2], [4, 0, 1]]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_agrees_with_numpy_where_there_is_one(masked):
+    query, key, value = (GENERATOR.normal(size=(2, 1, length, 8)).astype("float32") for length in (3, 5, 5))
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], bool)[:, None, None] if masked else None
+    fused = fused_attention(
+        *(ops.convert_to_tensor(x) for x in (query, key, value)),
+        None if mask is None else ops.convert_to_tensor(mask),
+        8**-0.5,
+    )
+    if keras.backend.backend() != "torch":
+        assert fused is None
+        return
+    allowed = True if mask is None else mask[:, 0]
+    expected = attention(*(x[:, 0].astype("float64") for x in (query, key, value)), allowed, heads=1)
+    np.testing.assert_allclose(as_numpy(fused)[:, 0], expected, atol=1e-6)
+
+
+def test_a_compiled_function_sees_changed_weights_and_other_shapes():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    run = compiled(lambda x: model(x, training=False) * 2.0, model)
+    for rows in (2, 2, 5):
+        model.set_weights([GENERATOR.normal(size=w.shape) for w in model.get_weights()])
+        kernel, bias = (w.astype("float64") for w in model.get_weights())
+        x = GENERATOR.normal(size=(rows, 4)).astype("float32")
+        out = as_numpy(run(ops.convert_to_tensor(x)))
+        np.testing.assert_allclose(out, (x @ kernel + bias) * 2.0, atol=1e-5)
+
+
+def test_a_compiled_function_leaves_the_model_trainable():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    run = compiled(lambda x: model(x, training=False), model)
+    x = np.ones((2, 4), "float32")
+    before = as_numpy(run(ops.convert_to_tensor(x)))
+    model.train_on_batch(x, before + 1.0)
+    after = as_numpy(run(ops.convert_to_tensor(x)))
+    np.testing.assert_allclose(
+        after, before + 1.0, atol=1e-5
+    )  # one step of 2 * 0.1 * (4 + 1) * error lands on the goal

@@ -1,0 +1,126 @@
+"""AccumulateGradients: k micro-batches make the update that one batch of all their tokens makes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_transformer as kt
+
+GENERATOR = np.random.default_rng(5)
+SOURCE = GENERATOR.integers(4, 20, (6, 5), dtype="int32")
+TARGET = GENERATOR.integers(4, 20, (6, 7), dtype="int32")
+LABELS = GENERATOR.integers(4, 20, (6, 7), dtype="int32")
+LABELS[0, 2:] = LABELS[3, 1:] = LABELS[4, 5:] = 0  # micro-batches with unlike numbers of tokens
+
+
+def make_model(optimizer, **kwargs):
+    model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=1, dropout=0.0, seed=3, **kwargs)
+    model.compile(optimizer=optimizer)
+    return model
+
+
+def batch(rows):
+    return {"source": SOURCE[rows], "target": TARGET[rows]}, LABELS[rows]
+
+
+def fit(model, *batches):
+    for x, y in batches:
+        model.train_on_batch(x, y)
+    return [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+
+
+def sgd():
+    return keras.optimizers.SGD(0.5, global_clipnorm=0.1)
+
+
+MICRO_BATCHES = (batch(slice(0, 1)), batch(slice(1, 4)), batch(slice(4, 6)))
+
+
+def test_equals_one_batch_of_all_tokens():
+    whole = fit(make_model(sgd()), batch(slice(0, 6)))
+    joined = fit(make_model(kt.AccumulateGradients(sgd(), steps=3)), *MICRO_BATCHES)
+    for one, other in zip(whole, joined, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+def test_nothing_moves_before_the_last_micro_batch():
+    model = make_model(kt.AccumulateGradients(sgd(), steps=3))
+    before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    for one, other in zip(before, fit(model, *MICRO_BATCHES[:2]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(model.optimizer.iterations) == 0
+    after = fit(model, MICRO_BATCHES[2])
+    assert int(model.optimizer.iterations) == 1
+    assert any(np.abs(one - other).max() > 0 for one, other in zip(before, after, strict=True))
+
+
+def test_second_update_starts_from_nothing():
+    once = make_model(sgd())
+    twice = fit(once, batch(slice(0, 6)), batch(slice(0, 6)))
+    joined = fit(make_model(kt.AccumulateGradients(sgd(), steps=3)), *MICRO_BATCHES, *MICRO_BATCHES)
+    for one, other in zip(twice, joined, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+
+
+def test_schedule_counts_updates():
+    schedule = kt.WarmupInverseSqrt(d_model=8, warmup_steps=4)
+    model = make_model(kt.AccumulateGradients(keras.optimizers.SGD(schedule), steps=2))
+    for micro_step in range(5):
+        n = micro_step // 2 + 1
+        expected = 8**-0.5 * min(n**-0.5, n * 4**-1.5)
+        assert float(ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(expected, rel=1e-6)
+        model.train_on_batch(*batch(slice(0, 2)))
+
+
+def test_padding_alone_moves_nothing():
+    model = make_model(kt.AccumulateGradients(sgd(), steps=2))
+    before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    x, y = batch(slice(0, 2))
+    for one, other in zip(before, fit(model, (x, 0 * y), (x, 0 * y)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_under_loss_scaling():
+    whole = fit(make_model(keras.optimizers.LossScaleOptimizer(sgd())), batch(slice(0, 6)))
+    scaled = keras.optimizers.LossScaleOptimizer(kt.AccumulateGradients(sgd(), steps=3))
+    for one, other in zip(whole, fit(make_model(scaled), *MICRO_BATCHES), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+
+
+def test_survives_saving(tmp_path):
+    model = make_model(kt.AccumulateGradients(keras.optimizers.Adam(1e-2), steps=3))
+    fit(model, *MICRO_BATCHES[:2])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.steps == 3
+    for one, other in zip(fit(model, MICRO_BATCHES[2]), fit(loaded, MICRO_BATCHES[2]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_in_a_foreign_model_micro_batches_count_alike():
+    x, y = np.array([[1.0], [2.0], [3.0], [4.0]], "float32"), np.array([[1.0], [1.0], [0.0], [2.0]], "float32")
+
+    def make(optimizer):
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+        model.compile(optimizer, loss="mse")
+        return model
+
+    whole = fit(make(keras.optimizers.SGD(0.1)), (x, y))
+    joined = fit(make(kt.AccumulateGradients(keras.optimizers.SGD(0.1), steps=2)), (x[:2], y[:2]), (x[2:], y[2:]))
+    for one, other in zip(whole, joined, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "message"),
+    [
+        (keras.optimizers.SGD(), 0, "steps=0"),
+        (keras.optimizers.SGD(), 1.5, r"steps=1\.5"),
+        ("adam", 2, "'adam'"),
+        (keras.optimizers.SGD(gradient_accumulation_steps=4), 2, "already accumulates"),
+    ],
+)
+def test_impossible_arguments(optimizer, steps, message):
+    with pytest.raises(ValueError, match=message):
+        kt.AccumulateGradients(optimizer, steps)
