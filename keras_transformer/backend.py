@@ -7,6 +7,7 @@ functions, so that importing this file costs nothing and needs none of them.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -154,3 +155,48 @@ def _fold_torch(function, carry, chunks):
         carry, x = function(carry, chunk)
         given.append(x)
     return carry, None if given[0] is None else torch.stack(given)
+
+
+def map_tf_data(dataset, function):
+    """A tf.data.Dataset that calls ``function`` on the host with each element, its tensors as NumPy arrays."""
+    import tensorflow as tf
+
+    def look(*element):
+        flat = tf.nest.flatten(element)
+
+        def on_host(*arrays):
+            element_of_arrays = tf.nest.pack_sequence_as(element, arrays)
+            function(element_of_arrays if len(element) > 1 else element_of_arrays[0])
+            return np.int32(0)
+
+        with tf.control_dependencies([tf.numpy_function(on_host, flat, tf.int32)]):
+            same = tf.nest.pack_sequence_as(element, [tf.identity(x) for x in flat])
+        return same if len(element) > 1 else same[0]
+
+    return dataset.map(look, num_parallel_calls=1)
+
+
+def keep_state(function, *kinds):
+    """A compiled train, test or predict function that leaves the model whole when its data raise.
+
+    Keras on JAX takes the values out of a model while it runs, and forgets them when the iterator raises before a first step is
+    done. Elsewhere ``function`` is returned as it is.
+
+    Args:
+        function: takes (state, iterator); state is a tuple of lists of arrays.
+        kinds: for each of those lists a function that gives the variables it belongs to.
+    """
+    if keras.backend.backend() != "jax":
+        return function
+
+    def run(state, iterator):
+        try:
+            return function(state, iterator)
+        except BaseException:
+            for variables, values in zip(kinds, state, strict=True):
+                for variable, value in zip(variables(), values, strict=True):
+                    if not value.is_deleted():  # else a step was under way, and Keras has the state before it
+                        variable.assign(value)
+            raise
+
+    return run

@@ -9,7 +9,9 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_transformer.backend import keep_state
 from keras_transformer.initializers import SeedStream
+from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
 from keras_transformer.layers.encoder import Encoder
@@ -19,6 +21,7 @@ from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss, Toke
 from keras_transformer.optimizers import weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
+from keras_transformer.text.batches import Batches
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -260,6 +263,75 @@ class Transformer(keras.Model):
         """Keras's, and those counted by tokens. Of two metrics of one name the later is reported: our loss, not the
         one that Keras's own tracker weighs by rows."""
         return super().metrics + self._scoring.metrics
+
+    def fit(self, x=None, y=None, *args, validation_data=None, shuffle=True, **kwargs):
+        """keras.Model.fit, with ids checked on the host first.
+
+        The batches of a kt.Batches keep the order their seed gives: Keras would shuffle them once more, by another generator.
+
+        Raises:
+            ValueError: an id is outside the vocabulary, or the input is not {"source": (B, S), "target": (B, T)}.
+        """
+        check = IdCheck(self.vocabulary_size)
+        shuffle = shuffle and not isinstance(x, Batches)
+        with check.one_error():
+            if isinstance(validation_data, (tuple, list)):
+                check.batch(*validation_data[:2])
+            elif validation_data is not None:
+                validation_data = check.wrap(validation_data)
+            x = check.wrap(x, y)
+            return super().fit(x, y, *args, validation_data=validation_data, shuffle=shuffle, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """keras.Model.evaluate, with ids checked on the host first; see fit."""
+        if kwargs.get("_use_cached_eval_dataset"):  # called by fit, on data already checked
+            return super().evaluate(x, y, *args, **kwargs)
+        check = IdCheck(self.vocabulary_size)
+        with check.one_error():
+            return super().evaluate(check.wrap(x, y), y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """keras.Model.predict, logits (N, T, V), with ids checked on the host first; see fit."""
+        check = IdCheck(self.vocabulary_size)
+        with check.one_error():
+            return super().predict(check.wrap(x), *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """keras.Model.train_on_batch, with ids checked on the host first; see fit."""
+        IdCheck(self.vocabulary_size).batch(x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        """keras.Model.test_on_batch, with ids checked on the host first; see fit."""
+        IdCheck(self.vocabulary_size).batch(x, y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """keras.Model.predict_on_batch, with ids checked on the host first; see fit."""
+        IdCheck(self.vocabulary_size).batch(x)
+        return super().predict_on_batch(x)
+
+    def make_train_function(self, force=False):
+        made = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not made:
+            kinds = self._weights() + [lambda: self.optimizer.variables, lambda: self.metrics_variables]
+            self.train_function = keep_state(self.train_function, *kinds)
+
+    def make_test_function(self, force=False):
+        made = self.test_function
+        super().make_test_function(force)
+        if self.test_function is not made:
+            self.test_function = keep_state(self.test_function, *self._weights(), lambda: self.metrics_variables)
+
+    def make_predict_function(self, force=False):
+        made = self.predict_function
+        super().make_predict_function(force)
+        if self.predict_function is not made:
+            self.predict_function = keep_state(self.predict_function, *self._weights())
+
+    def _weights(self):
+        return [lambda: self.trainable_variables, lambda: self.non_trainable_variables]
 
     def train_step(self, *args):
         """Keras's own step, on hidden states instead of logits, with the micro-batch weighed by its tokens."""

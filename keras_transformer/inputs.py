@@ -1,0 +1,132 @@
+"""Ids checked on the host on their way into a model, whatever the data comes in.
+
+Between text and the model: JAX says nothing of an id outside the vocabulary (it gives NaN, or a loss of 0), and TensorFlow and PyTorch
+stop deep inside a step. The checks of text/ids.py are put around arrays, tf.data, DataLoader, PyDataset, grain and
+generators, and raise the same ValueError on every backend.
+"""
+
+import contextlib
+import copy
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_transformer.backend import map_tf_data
+from keras_transformer.text.ids import check_ids
+
+
+class IdCheck:
+    """Checks the batches of one call of ``fit``, ``evaluate`` or ``predict``.
+
+    Args:
+        vocabulary_size: V.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.inputs import IdCheck
+    >>> check = IdCheck(vocabulary_size=10)
+    >>> check.batch({"source": np.array([[5, 3]]), "target": np.array([[2, 7]])}, np.array([[7, 3]]))
+    """
+
+    def __init__(self, vocabulary_size):
+        self.vocabulary_size = vocabulary_size
+        self._error = None
+
+    def batch(self, x, y=None):
+        """Raises ValueError unless x is {"source": (B, S), "target": (B, T)} and y (B, T) or None, all ids of the vocabulary."""
+        try:
+            if not isinstance(x, dict) or not {"source", "target"} <= x.keys():
+                received = f"a dict of {', '.join(map(repr, x))}" if isinstance(x, dict) else f"a {type(x).__name__}"
+                raise ValueError(
+                    f'The input must be a dict {{"source": (B, S), "target": (B, T)}} of integer ids. Received: {received}.'
+                )
+            arrays = {"source": x["source"], "target": x["target"], "labels": y}
+            arrays = {name: _as_array(ids) for name, ids in arrays.items() if ids is not None}
+            for name, ids in arrays.items():
+                check_ids(ids, self.vocabulary_size, name)
+                if np.ndim(ids) != 2:
+                    raise ValueError(f"{name} must have two axes, rows and positions. Received: shape {np.shape(ids)}.")
+            if y is not None and np.shape(arrays["labels"]) != np.shape(arrays["target"]):
+                raise ValueError(
+                    "target and labels must have the same shape: labels are the target one position ahead. "
+                    f"Received: target {np.shape(arrays['target'])}, labels {np.shape(arrays['labels'])}."
+                )
+        except ValueError as error:
+            self._error = error
+            raise
+
+    def wrap(self, x, y=None):
+        """``x`` with every batch checked before the model sees it; arrays are checked now."""
+        if isinstance(x, keras.utils.PyDataset):
+            return _CheckedPyDataset(x, self)
+        library = type(x).__module__.partition(".")[0]
+        if library == "tensorflow" and hasattr(x, "element_spec"):
+            return map_tf_data(x, self._element)
+        if _is_torch_loader(x):
+            return self._torch_loader(x)
+        if library == "grain":
+            return x.map(self._passed_on)
+        if hasattr(x, "__next__"):
+            return (self._passed_on(batch) for batch in x)
+        if x is not None:
+            self.batch(x, y)
+        return x
+
+    @contextlib.contextmanager
+    def one_error(self):
+        """Raises what a check raised, where a library on the way has packed it into an exception of its own."""
+        try:
+            yield
+        except Exception:
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+    def _element(self, element):
+        """Checks a batch as a data source gives it: x, (x,), (x, y) or (x, y, sample_weight)."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(element)
+        self.batch(x, y)
+
+    def _passed_on(self, element):
+        self._element(element)
+        return element
+
+    def _torch_loader(self, loader):
+        loader = copy.copy(loader)
+        collate = loader.collate_fn
+        loader.collate_fn = lambda samples: self._passed_on(collate(samples))
+        return loader
+
+
+class _CheckedPyDataset(keras.utils.PyDataset):
+    """A PyDataset that checks what another gives."""
+
+    def __init__(self, dataset, check):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self._dataset = dataset
+        self._check = check
+
+    def __getitem__(self, index):
+        return self._check._passed_on(self._dataset[index])
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def on_epoch_begin(self):
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._dataset.on_epoch_end()
+
+
+def _is_torch_loader(x):
+    return any(
+        base.__module__.startswith("torch.utils.data") and base.__name__ == "DataLoader" for base in type(x).__mro__
+    )
+
+
+def _as_array(ids):
+    return ops.convert_to_numpy(ids) if ops.is_tensor(ids) else ids

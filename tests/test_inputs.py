@@ -1,0 +1,150 @@
+"""Ids outside the vocabulary: one ValueError on every backend and for every kind of input."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+from keras_transformer.inputs import IdCheck
+
+V = 12
+GENERATOR = np.random.default_rng(2)
+SOURCE = GENERATOR.integers(4, V, (8, 5), dtype="int32")
+TARGET = GENERATOR.integers(4, V, (8, 6), dtype="int32")
+LABELS = GENERATOR.integers(4, V, (8, 6), dtype="int32")
+ROWS = 4  # a batch
+
+MODEL = kt.Transformer(V, d_model=8, num_heads=2, num_layers=1, dropout=0.0, seed=1)
+MODEL.compile()
+
+
+def is_installed(name):
+    return importlib.util.find_spec(name) is not None
+
+
+def broken(side, value):
+    arrays = {"source": SOURCE.copy(), "target": TARGET.copy(), "labels": LABELS.copy()}
+    if side:
+        arrays[side][5, 2] = value
+    return {"source": arrays["source"], "target": arrays["target"]}, arrays["labels"]
+
+
+class Dataset(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.y) // ROWS
+
+    def __getitem__(self, index):
+        rows = slice(index * ROWS, (index + 1) * ROWS)
+        return {name: ids[rows] for name, ids in self.x.items()}, self.y[rows]
+
+
+def generator(x, y):
+    dataset = Dataset(x, y)
+    while True:
+        yield from (dataset[index] for index in range(len(dataset)))
+
+
+def tf_data(x, y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS)
+
+
+def torch_loader(x, y):
+    import torch
+
+    rows = [({name: ids[row] for name, ids in x.items()}, y[row]) for row in range(len(y))]
+    return torch.utils.data.DataLoader(rows, batch_size=ROWS)
+
+
+SOURCES = {"PyDataset": Dataset, "generator": generator}
+if is_installed("tensorflow"):
+    SOURCES["tf.data"] = tf_data
+if is_installed("torch"):
+    SOURCES["DataLoader"] = torch_loader
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_good_ids_pass(kind):
+    logs = MODEL.evaluate(SOURCES[kind](*broken(None, 0)), steps=2, verbose=0, return_dict=True)
+    arrays = MODEL.evaluate(*broken(None, 0), batch_size=ROWS, verbose=0, return_dict=True)
+    assert logs == pytest.approx(arrays, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("call", ["fit", "evaluate"])
+def test_bad_ids_in_a_stream(kind, call):
+    data = SOURCES[kind](*broken("source", V))
+    steps = {"fit": {"steps_per_epoch": 2}, "evaluate": {"steps": 2}}[call]
+    with pytest.raises(ValueError, match=rf"source contain the id {V} at row 1, column 2.*0 to {V - 1}"):
+        getattr(MODEL, call)(data, verbose=0, **steps)
+
+
+@pytest.mark.parametrize(("side", "value"), [("source", -1), ("target", V), ("labels", V + 3)])
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_bad_ids_in_arrays(side, value, call):
+    with pytest.raises(ValueError, match=f"{side} contain the id {value} at row 5, column 2"):
+        getattr(MODEL, call)(*broken(side, value))
+
+
+@pytest.mark.parametrize("call", ["predict", "predict_on_batch"])
+def test_bad_ids_in_predict(call):
+    with pytest.raises(ValueError, match="target contain the id 99"):
+        getattr(MODEL, call)(broken("target", 99)[0])
+
+
+def test_bad_ids_in_validation_data():
+    x, y = broken(None, 0)
+    with pytest.raises(ValueError, match=f"labels contain the id {V}"):
+        MODEL.fit(x, y, validation_data=broken("labels", V), verbose=0)
+    with pytest.raises(ValueError, match=f"labels contain the id {V}"):
+        MODEL.fit(x, y, validation_data=Dataset(*broken("labels", V)), verbose=0)
+
+
+def test_predict_takes_a_dataset():
+    x, y = broken(None, 0)
+    np.testing.assert_allclose(MODEL.predict(Dataset(x, y), verbose=0), MODEL.predict(x, verbose=0), atol=1e-6)
+
+
+def test_wrong_structure():
+    x, y = broken(None, 0)
+    with pytest.raises(ValueError, match=r'must be a dict \{"source".*a tuple'):
+        MODEL.train_on_batch((x["source"], x["target"]), y)
+    with pytest.raises(ValueError, match="a dict of 'source'"):
+        MODEL.fit({"source": SOURCE}, y, verbose=0)
+    with pytest.raises(ValueError, match=r"the same shape.*target \(8, 6\), labels \(8, 5\)"):
+        MODEL.fit(x, y[:, 1:], verbose=0)
+    with pytest.raises(ValueError, match=r"source must have two axes.*\(5,\)"):
+        IdCheck(V).batch({"source": SOURCE[0], "target": TARGET})
+    with pytest.raises(ValueError, match="source must be integers"):
+        IdCheck(V).batch({"source": SOURCE.astype("float32"), "target": TARGET})
+
+
+def test_other_errors_stay_as_they_are():
+    class Failing(Dataset):
+        def __getitem__(self, index):
+            raise OSError("disk")
+
+    with pytest.raises(Exception, match="disk"):
+        MODEL.fit(Failing(*broken(None, 0)), verbose=0)
+
+
+def test_epoch_hooks_reach_the_dataset():
+    seen = []
+
+    class Listening(Dataset):
+        def on_epoch_begin(self):
+            seen.append("begin")
+
+        def on_epoch_end(self):
+            seen.append("end")
+
+    MODEL.fit(Listening(*broken(None, 0)), epochs=2, verbose=0)
+    assert seen.count("begin") >= 2
+    assert seen.count("end") >= 2
