@@ -8,13 +8,27 @@ Axes, named once and used unchanged everywhere:
 The public names below stand in the order that data flows through them.
 """
 
-from keras_transformer import decoding, export, layers
-from keras_transformer.losses import SmoothedCrossentropy
-from keras_transformer.metrics import Perplexity, TokenAccuracy
-from keras_transformer.optimizers import AccumulateGradients
-from keras_transformer.schedules import WarmupInverseSqrt
-from keras_transformer.text import Batches, Tokenizer
-from keras_transformer.transformer import Transformer
-from keras_transformer.translator import Translator
+import sys
+from pathlib import Path
 
-__version__ = "0.1.0"
+from keras_transformer._version import __version__
+from keras_transformer.environment import check_backend
+
+
+def _is_command_line():
+    """Whether this process is the command line, which chooses the backend before Keras is imported."""
+    run_as_module = ("-m", "keras_transformer") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    return run_as_module or Path(sys.argv[0]).stem == "keras-transformer"
+
+
+if not _is_command_line():
+    check_backend()
+    from keras_transformer import callbacks, decoding, export, layers
+    from keras_transformer.evaluation import bleu
+    from keras_transformer.losses import SmoothedCrossentropy
+    from keras_transformer.metrics import Perplexity, TokenAccuracy
+    from keras_transformer.optimizers import AccumulateGradients
+    from keras_transformer.schedules import WarmupInverseSqrt
+    from keras_transformer.text import Batches, Tokenizer
+    from keras_transformer.transformer import Transformer
+    from keras_transformer.translator import Translator

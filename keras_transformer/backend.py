@@ -200,3 +200,9 @@ def keep_state(function, *kinds):
             raise
 
     return run
+
+
+def sync_state(model):
+    """Lets a callback read the variables of a model within an epoch: on JAX ``fit`` keeps their values to itself."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()

@@ -315,7 +315,7 @@ class Transformer(keras.Model):
         made = self.train_function
         super().make_train_function(force)
         if self.train_function is not made:
-            kinds = self._weights() + [lambda: self.optimizer.variables, lambda: self.metrics_variables]
+            kinds = [*self._weights(), lambda: self.optimizer.variables, lambda: self.metrics_variables]
             self.train_function = keep_state(self.train_function, *kinds)
 
     def make_test_function(self, force=False):
@@ -350,8 +350,7 @@ class Transformer(keras.Model):
         return ops.sum(weights if sample_weight is None else weights * ops.cast(sample_weight, "float32"))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss over real tokens; in ``fit`` and ``evaluate`` y_pred are hidden states (B, T, D), and metrics are updated here.
-
+        """The loss over real tokens. In ``fit`` and ``evaluate`` y_pred are hidden states (B, T, D), and metrics count here:
         JAX gives metrics back from inside the differentiated function, so that one pass serves loss and metrics.
         """
         if not self._scoring.open:

@@ -76,9 +76,7 @@ class Translator:
         search = self._search(beam_size, length_penalty, max_length)
         translations = [""] * len(texts)
         sources = {
-            index: ids
-            for index, ids in enumerate(self.tokenizer.encode(texts, add_eos=True))
-            if texts[index].strip()
+            index: ids for index, ids in enumerate(self.tokenizer.encode(texts, add_eos=True)) if texts[index].strip()
         }
         for indices in _batches(sources, max(batch_tokens // beam_size, 1)):
             ids, _ = search(_padded([sources[index] for index in indices], self.tokenizer.pad_id))

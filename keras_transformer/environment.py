@@ -1,0 +1,56 @@
+"""Which backend Keras will use and which are installed, found out without importing any of them.
+
+Stands before everything: once Keras is imported its backend is fixed.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+# In the order in which the command line prefers them: see docs/performance.md.
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+
+
+def installed_backends():
+    """Names of the installed backends, the preferred one first.
+
+    Example:
+
+    >>> from keras_transformer.environment import installed_backends
+    >>> len(installed_backends()) > 0
+    True
+    """
+    return [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+
+
+def chosen_backend():
+    """The backend that Keras uses or will use: KERAS_BACKEND, else Keras's own settings file, else TensorFlow."""
+    if os.environ.get("KERAS_BACKEND"):
+        return os.environ["KERAS_BACKEND"]
+    settings = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
+    try:
+        return json.loads(settings.read_text(encoding="utf-8")).get("backend", "tensorflow")
+    except (OSError, ValueError):
+        return "tensorflow"
+
+
+def check_backend(name=None):
+    """Raises unless that backend, or the chosen one, can be used.
+
+    Raises:
+        ValueError: Keras has no such backend, or it is not installed; says how to choose another or install it.
+    """
+    name = chosen_backend() if name is None else name
+    installed = installed_backends()
+    if name not in BACKENDS:
+        raise ValueError(
+            f"No backend is called {name!r}. Choose one of {', '.join(map(repr, BACKENDS))} (installed here: "
+            f"{', '.join(installed) or 'none'})."
+        )
+    if name not in installed and "keras" not in sys.modules:
+        advice = f"Install it with pip install 'keras-transformer[{name}]'"
+        if installed:
+            advice += f", or choose what is installed: KERAS_BACKEND={installed[0]}"
+        raise ValueError(f"Keras is to run on the backend {name!r}, but {BACKENDS[name]} is not installed. {advice}.")

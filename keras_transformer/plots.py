@@ -1,0 +1,52 @@
+"""Pictures of a training run, drawn with Matplotlib (``pip install 'keras-transformer[plots]'``)."""
+
+# What stands in one panel, from left to right; a panel without a column in the table is left out.
+_PANELS = {
+    "loss a token": ("loss", "val_loss"),
+    "perplexity": ("perplexity", "val_perplexity"),
+    "token accuracy": ("token_accuracy", "val_token_accuracy"),
+    "BLEU": ("val_bleu",),
+    "learning rate": ("learning_rate",),
+}
+_LOGARITHMIC = {"perplexity"}
+
+
+def learning_curves(rows, path):
+    """Draws what LearningCurves recorded as a row of panels over the updates done, into a PNG.
+
+    Args:
+        rows: list of dicts with "step" and any of loss, perplexity, token_accuracy, learning_rate, val_bleu and the first
+            three with "val_" in front; a value may be missing.
+        path: where to write the picture.
+
+    Raises:
+        ModuleNotFoundError: Matplotlib is not installed.
+
+    Example:
+
+        from keras_transformer.plots import learning_curves
+        learning_curves([{"step": 100, "loss": 5.1}, {"step": 200, "loss": 4.2, "val_loss": 4.4}], "curves.png")
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = {
+        title: [name for name in names if any(row.get(name) is not None for row in rows)]
+        for title, names in _PANELS.items()
+    }
+    panels = {title: names for title, names in panels.items() if names}
+    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+            label = "validation" if name.startswith("val_") else "training"
+            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
+        axes.set_title(title)
+        axes.set_xlabel("update")
+        axes.grid(alpha=0.3)
+        if title in _LOGARITHMIC:
+            axes.set_yscale("log")
+        if len(names) > 1:
+            axes.legend()
+    figure.savefig(path, dpi=110)
