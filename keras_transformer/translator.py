@@ -9,6 +9,7 @@ from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.saved_model import export_saved_model
 from keras_transformer.model_files import load_model, new_folder, save_model
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.transformer import Transformer  # noqa: F401 so that its name is known when a folder is loaded
 
 TOKENIZER_FILE = "tokenizer.model"
 FORMAT_FILE = "translator.json"

@@ -22,9 +22,8 @@ def test_gather_rows_takes_rows():
 
 def test_gather_rows_gradient_is_dense_and_sums_duplicate_rows():
     upstream = GENERATOR.normal(size=(2, 3, 4)).astype("float32")
-    _, gradient = value_and_gradient(
-        lambda table: ops.sum(gather_rows(table, ops.convert_to_tensor(IDS)) * upstream), TABLE
-    )
+    ids, factors = ops.convert_to_tensor(IDS), ops.convert_to_tensor(upstream)
+    _, gradient = value_and_gradient(lambda table: ops.sum(gather_rows(table, ids) * factors), TABLE)
     assert ops.is_tensor(gradient)
     assert type(gradient).__name__ != "IndexedSlices"
     assert not getattr(gradient, "is_sparse", False)
@@ -35,9 +34,10 @@ def test_gather_rows_gradient_is_dense_and_sums_duplicate_rows():
     assert not as_numpy(gradient)[[1, 3, 4]].any()
 
 
-def test_top_k_gives_ties_to_the_lowest_index():
-    """Small integers tie everywhere, 1 to k of them across the k-th place; NumPy's stable sort is the judge."""
-    values = GENERATOR.integers(0, 4, size=(50, 12)).astype("float32")
+@pytest.mark.parametrize("width", [12, 3000])
+def test_top_k_gives_ties_to_the_lowest_index(width):
+    """Small integers tie everywhere, also across the k-th place; NumPy's stable sort is the judge."""
+    values = GENERATOR.integers(0, 4, size=(50, width)).astype("float32")
     for k in (1, 2, 5, 12):
         top, indices = top_k(ops.convert_to_tensor(values), k)
         expected = np.argsort(-values, axis=-1, kind="stable")[:, :k]

@@ -10,13 +10,34 @@ from layer_contract import as_numpy
 import keras_transformer as kt
 
 V, STEPS, WARMUP = 30, 200, 50
+# At this rate float32 runs whose weights start 1e-6 apart end within 0.4 % of each other, so that 2 % can be told from
+# chance. At 1e-2 they end up to 3.7 % apart, and a comparison of two runs means nothing.
+PEAK = 3e-3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread():
+    """Matrices this small gain nothing from threads, which on busy cores wait for each other most of the time."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class CopyTask(keras.utils.PyDataset):
     """The target is the source; every batch is new, and the same in every run."""
 
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
     def __len__(self):
-        return STEPS
+        return self.steps
 
     def __getitem__(self, index):
         source = np.random.default_rng(index).integers(4, V, (32, 7), dtype="int32")
@@ -41,11 +62,11 @@ class Losses(keras.callbacks.Callback):
 
 
 @functools.cache
-def trained(dtype, initial_scale=None):
-    """The losses of 200 steps, and the model after them."""
+def trained(dtype, initial_scale=None, steps=STEPS):
+    """The losses of the steps, and the model after them."""
     model = kt.Transformer(V, d_model=32, num_heads=2, num_layers=1, d_ff=64, dropout=0.0, seed=1, dtype=dtype)
     optimizer = keras.optimizers.Adam(
-        kt.WarmupInverseSqrt.from_peak(1e-2, d_model=32, warmup_steps=WARMUP),
+        kt.WarmupInverseSqrt.from_peak(PEAK, d_model=32, warmup_steps=WARMUP),
         beta_1=0.9,
         beta_2=0.98,
         epsilon=1e-9,
@@ -55,7 +76,7 @@ def trained(dtype, initial_scale=None):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=initial_scale)
     model.compile(optimizer=optimizer)
     losses = Losses()
-    model.fit(CopyTask(), shuffle=False, verbose=0, callbacks=[losses])
+    model.fit(CopyTask(steps), shuffle=False, verbose=0, callbacks=[losses])
     return losses.values, model
 
 
@@ -87,13 +108,13 @@ def test_float16_scales_the_loss():
 
 
 def test_float16_skips_the_steps_that_overflow():
-    """A scale of 2 ** 30 overflows until it has been halved often enough; those steps change no weight, nor do they count."""
-    losses, model = trained("mixed_float16", initial_scale=2.0**30)
-    skipped = STEPS - int(model.optimizer.inner_optimizer.iterations)
+    """A scale of 2 ** 30 overflows until it has been halved often enough; those steps change nothing, nor count."""
+    losses, model = trained("mixed_float16", initial_scale=2.0**30, steps=60)
+    skipped = 60 - int(model.optimizer.inner_optimizer.iterations)
     assert 5 <= skipped <= 25
     assert as_numpy(model.optimizer.dynamic_scale) == 2.0 ** (30 - skipped)
     assert np.isfinite(losses).all()
     for weight in model.get_weights():
         assert np.isfinite(weight).all()
     np.testing.assert_allclose(losses[0], trained("mixed_float16")[0][0], rtol=1e-6)  # the loss is reported unscaled
-    assert losses[-20:].mean() < losses[:5].mean() / 2
+    assert losses[-5:].mean() < losses[:5].mean() - 0.5

@@ -1,8 +1,8 @@
 """Attention masks, computed from the ids. First of the layers: everything that attends takes one of these.
 
-True means "may attend", Keras's convention. It is the opposite of the ``masked_fill(mask, -inf)`` snippet of most PyTorch
-lectures, where True means "forbidden". Masks are always passed by hand: Keras's implicit masks get lost at the residual
-additions (Vaswani et al. 2017, section 3.2.3, has the reason for both masks).
+True means "may attend", Keras's convention. It is the opposite of the ``masked_fill(mask, -inf)`` snippet of most
+PyTorch lectures, where True means "forbidden". Masks are always passed by hand: Keras's implicit masks get lost at the
+residual additions (Vaswani et al. 2017, section 3.2.3, has the reason for both masks).
 """
 
 from keras import ops

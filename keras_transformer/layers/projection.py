@@ -9,8 +9,8 @@ class Projection(keras.layers.Dense):
     """A Dense layer run as one 2-D matrix product, whatever the rank of its input.
 
     (..., D) is flattened to (N, D) before the product. On JAX that is 1.3 to 2 times faster in a training step than the
-    3-D product (no transposes around the weight gradient); on the other backends it is a tie. Kernel (D, units) and bias
-    (units,) are those of keras.layers.Dense, whose arguments it takes: quantisation and LoRA work as there.
+    3-D product (no transposes around the weight gradient); on the other backends it is a tie. Kernel (D, units) and
+    bias (units,) are those of keras.layers.Dense, whose arguments it takes: quantisation and LoRA work as there.
 
     Example:
 

@@ -9,13 +9,7 @@ demo.py       the built-in English-German corpus, generated
 
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import Corpus, PairCounts, read_lines, read_pairs
-from keras_transformer.text.demo import (
-    DemoCorpus,
-    demo_corpus,
-    demo_pairs,
-    dictionary_baseline,
-    write_demo_corpus,
-)
+from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline, write_demo_corpus
 from keras_transformer.text.ids import check_ids
 from keras_transformer.text.tokenizer import Tokenizer
 
@@ -29,7 +23,6 @@ __all__ = [
     "Batches",
     "DemoCorpus",
     "demo_corpus",
-    "demo_pairs",
     "dictionary_baseline",
     "write_demo_corpus",
 ]

@@ -1,0 +1,95 @@
+"""What ``keras-transformer doctor`` looks at: Python, libraries, backends. It imports no backend into this process."""
+
+import dataclasses
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+from keras_transformer.environment import BACKENDS, chosen_backend, installed_backends
+
+_LIBRARIES = ("keras", "numpy", "h5py", "sentencepiece", "sacrebleu", "click", "pyyaml", "rich", "tensorboardX")
+_OPTIONAL = {"matplotlib": "draws learning curves", "keras-nlp": "tokenizers and layers of keras-nlp"}
+# One matrix product in a process of its own: whether the backend starts, where it computes, how fast.
+_TRIAL = """
+import time, numpy as np, keras
+from keras import ops
+x = ops.convert_to_tensor(np.ones((2048, 512), "float32"))
+y = ops.convert_to_tensor(np.ones((512, 2048), "float32"))
+def product():
+    return float(ops.convert_to_numpy(ops.matmul(x, y))[0, 0])
+assert product() == 512.0
+begin = time.perf_counter()
+for _ in range(20):
+    product()
+speed = 20 * 2 * 2048 * 512 * 2048 / (time.perf_counter() - begin) / 1e9
+devices = keras.distribution.list_devices() if keras.backend.backend() != "torch" else [str(getattr(x, "device", "cpu"))]
+print(f"computes on {', '.join(devices)}, {speed:.0f} GFLOP/s in float32")
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        subject: what.
+        text: what was found and, if it is amiss, what to do.
+        ok: whether all is well.
+    """
+
+    subject: str
+    text: str
+    ok: bool = True
+
+
+def examine():
+    """Looks at everything and returns a list of Finding.
+
+    Example:
+
+        from keras_transformer.doctor import examine
+        [finding.subject for finding in examine() if not finding.ok]
+    """
+    findings = [_python(), *map(_library, _LIBRARIES), *(_optional(*item) for item in _OPTIONAL.items())]
+    installed = installed_backends()
+    if not installed:
+        findings.append(Finding("backend", "none is installed: pip install 'keras-transformer[tensorflow]'", ok=False))
+    if installed and chosen_backend() not in installed:
+        findings.append(
+            Finding(
+                "backend",
+                f"Keras is set to {chosen_backend()!r}, which is not installed: set KERAS_BACKEND={installed[0]}",
+                ok=False,
+            )
+        )
+    return findings + [_backend(name) for name in installed]
+
+
+def _python():
+    version = ".".join(map(str, sys.version_info[:3]))
+    fit = sys.version_info >= (3, 11)
+    return Finding("python", version if fit else f"{version} is too old: install 3.11 or later", ok=fit)
+
+
+def _library(name):
+    try:
+        return Finding(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, f"is missing: pip install {name}", ok=False)
+
+
+def _optional(name, purpose):
+    try:
+        return Finding(name, f"{importlib.metadata.version(name)} ({purpose})")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, f"not installed, not needed ({purpose})")
+
+
+def _backend(name):
+    environment = os.environ | {"KERAS_BACKEND": name, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    trial = subprocess.run([sys.executable, "-c", _TRIAL], env=environment, capture_output=True, text=True, check=False)
+    if trial.returncode:
+        reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding(name, f"{BACKENDS[name]} does not start: {reason}", ok=False)
+    return Finding(name, trial.stdout.strip().splitlines()[-1])
