@@ -142,8 +142,8 @@ class GreedySearch(_Search):
 class BeamSearch(_Search):
     """The best of the translations found by extending W hypotheses at a time.
 
-    At each step the 2 W best extensions of a sentence's hypotheses are ranked by log-probability (ties by token, then by
-    hypothesis). Those among the first W that end are finished and frozen; the best W that do not end go on. A
+    At each step the 2 W best extensions of a sentence's hypotheses are ranked by log-probability (ties by token, then
+    by hypothesis). Those among the first W that end are finished and frozen; the best W that do not end go on. A
     sentence is done when W hypotheses have finished or its limit is reached. Beam size 1 is greedy search.
 
     Args:
@@ -157,8 +157,8 @@ class BeamSearch(_Search):
         source: (B, S) integer ids.
 
     Returns:
-        ids (B, W, L) int32, best first, ended by eos where it came before the limit and filled up with pad; scores (B, W)
-        float32 as ranked.
+        ids (B, W, L) int32, best first, ended by eos where it came before the limit and filled up with pad; scores
+        (B, W) float32 as ranked.
 
     Example:
 
@@ -242,7 +242,7 @@ def _column(ids, index):
 
 
 def _best_extensions(totals, count):
-    """The ``count`` best of totals (B, W, V) by score, then token, then hypothesis: scores, tokens, hypotheses (B, count).
+    """The ``count`` best of totals (B, W, V) by score, token, hypothesis: scores, tokens, hypotheses, each (B, count).
 
     First the best of each hypothesis (ties by token), then the best of those, laid out so that the position in memory
     breaks ties by token before hypothesis.

@@ -48,7 +48,9 @@ class _MultiHeadAttention(keras.layers.Layer):
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         x = ops.reshape(x, (batch, length, blocks, self.num_heads, self.d_model // self.num_heads))
         # unstack, not x[block]: the gradient of a slice fills a tensor of zeros for each block (40 % of a step on TensorFlow)
-        return ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), blocks)  # (blocks, B, H, T, K) -> blocks times (B, H, T, K)
+        return ops.unstack(
+            ops.transpose(x, (2, 0, 3, 1, 4)), blocks
+        )  # (blocks, B, H, T, K) -> blocks times (B, H, T, K)
 
     def _merge(self, x):
         """(B, H, T, K) -> (B, T, D)"""

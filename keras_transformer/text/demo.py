@@ -1,9 +1,9 @@
 """The built-in corpus: English sentences and their German translations, made by a small grammar; no download.
 
-What makes it more than a dictionary: articles, adjectives and nouns agree in case, gender and number; who is given something stands
-in the dative; prepositions of place take the dative, of direction the accusative; the verb stands second, after an adverb too, with
-its participle, infinitive or prefix at the end; after a conjunction or relative pronoun the whole verb comes last. Every English
-sentence has one translation. The words are in demo_lexicon.py.
+What makes it more than a dictionary: articles, adjectives and nouns agree in case, gender and number; who is given
+something stands in the dative; prepositions of place take the dative, of direction the accusative; the verb stands
+second, after an adverb too, with its participle, infinitive or prefix at the end; after a conjunction or relative
+pronoun the whole verb comes last. Every English sentence has one translation. The words are in demo_lexicon.py.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def write_demo_corpus(folder, **sizes):
 
 
 def dictionary_baseline(sources):
-    """Translates word by word, each English word by one German word: what is left is what order and agreement are worth.
+    """Translates word by word, each English word by one German word; order and agreement are what it lacks.
 
     Args:
         sources: list of English sentences of the corpus.
@@ -202,7 +202,7 @@ def _clause(draw, short=False, subject=None):
 
 
 def _conjugate(draw, verb, tense, number):
-    """English verb words; German finite verb, prefix left behind, participle or infinitive. number: 0 singular, 1 plural."""
+    """English verb; German finite verb, prefix left behind, participle or infinitive. number: 0 singular, 1 plural."""
     if tense == "present":
         return (
             (verb.third if number == 0 else verb.base).split(),

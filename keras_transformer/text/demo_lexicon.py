@@ -1,8 +1,8 @@
 """The words of the built-in corpus, as data: demo.py makes sentences of them.
 
-A noun: English singular and plural, German singular, gender, plural; "weak" ones take the plural's form in the singular's accusative
-and dative. A verb: English base, third person, past, participle; German third person, plural (which is the infinitive),
-participle; its objects, whether a place goes with it, its auxiliary, its separable prefix.
+A noun: English singular and plural, German singular, gender, plural; "weak" ones take the plural's form in the
+singular's accusative and dative. A verb: English base, third person, past, participle; German third person, plural
+(which is the infinitive), participle; its objects, whether a place goes with it, its auxiliary, its separable prefix.
 """
 
 from typing import NamedTuple

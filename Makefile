@@ -1,0 +1,57 @@
+# make demo   sets everything up, trains the built-in task, translates, exports
+# make test   sets everything up, passes the tests on three backends and in an environment without TensorFlow
+# Both work on a fresh machine with Python 3.11 or later and nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BACKEND ?= tensorflow
+PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST = -m pytest
+
+.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean
+
+demo: .venv/ready
+	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
+
+test: lint test-tensorflow test-torch test-without-tensorflow test-jax
+
+test-tensorflow: .venv/ready
+	KERAS_BACKEND=tensorflow .venv/bin/python $(PYTEST) -m "not deep"
+
+test-torch: .venv/ready
+	KERAS_BACKEND=torch .venv/bin/python $(PYTEST) -m "not deep"
+
+# The whole of JAX's tests run where there is no TensorFlow ...
+test-without-tensorflow: .venv-jax/ready
+	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) -m "not deep"
+
+# ... and what needs TensorFlow beside JAX runs here.
+test-jax: .venv/ready
+	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py tests/test_inputs.py \
+		tests/test_keras_nlp_equivalence.py
+
+test-all: test
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
+
+lint: .venv/ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	KERAS_BACKEND=jax .venv/bin/lint-imports
+
+format: .venv/ready
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+# torch first and by itself: any other requirement for it is then met, and the large CUDA builds stay away.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) torch==2.13.0
+	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,dev]'
+	touch $@
+
+.venv-jax/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/python $(PIP) --editable '.[jax,plots,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-jax .pytest_cache .ruff_cache build *.egg-info

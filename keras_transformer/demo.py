@@ -1,0 +1,136 @@
+"""What ``keras-transformer demo`` and ``make demo`` do: the whole way on the built-in corpus, in minutes.
+
+Trains a small model, translates held-out sentences, exports a SavedModel and checks that TensorFlow alone answers as Python does.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_transformer.callbacks import ProgressBar
+from keras_transformer.decoding.search import GreedySearch
+from keras_transformer.losses import SmoothedCrossentropy
+from keras_transformer.schedules import WarmupInverseSqrt
+from keras_transformer.text.batches import Batches
+from keras_transformer.text.demo import demo_corpus, dictionary_baseline
+from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.transformer import Transformer
+from keras_transformer.translator import Translator
+
+# Below 400,000 parameters, so that three minutes on two cores are enough.
+MODEL = {"d_model": 80, "d_ff": 192, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "norm": "pre"}
+VOCABULARY_SIZE = 1000
+BATCH_TOKENS = 1536
+PEAK, WARMUP_STEPS = 5e-3, 300
+EPOCHS = 6
+
+
+def train_demo(seed=1, epochs=EPOCHS, corpus=None):
+    """Trains the demo's model and returns its Translator.
+
+    Args:
+        seed: of weights and order.
+        epochs: rounds over the corpus.
+        corpus: a DemoCorpus; None for the standard one.
+    """
+    corpus = corpus or demo_corpus()
+    tokenizer = Tokenizer.train(corpus.train.source + corpus.train.target, vocabulary_size=VOCABULARY_SIZE)
+    batches = Batches(corpus.train.source, corpus.train.target, tokenizer, batch_tokens=BATCH_TOKENS, seed=seed)
+    model = Transformer(tokenizer.vocabulary_size, seed=seed, **MODEL)
+    schedule = WarmupInverseSqrt.from_peak(PEAK, model.d_model, WARMUP_STEPS)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0),
+        loss=SmoothedCrossentropy(0.1),
+    )
+    progress = ProgressBar(batches.num_tokens / len(batches))
+    model.fit(batches, epochs=epochs, callbacks=[progress], verbose=0)
+    return Translator(model, tokenizer)
+
+
+def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
+    """Trains, prints held-out sentences with translations, ``exact_match=`` and the dictionary's figure, exports and checks.
+
+    Args:
+        folder: where the SavedModel goes; the translator goes beside it, as folder + "-translator".
+        seed: of weights and order.
+        echo: prints a line.
+        epochs: rounds over the corpus.
+
+    Returns:
+        Share of held-out sentences translated word for word as the grammar does.
+
+    Raises:
+        ValueError: the SavedModel does not answer as Python does.
+    """
+    corpus = demo_corpus()
+    echo(
+        f"Built-in corpus: {len(corpus.train):,} English-German sentence pairs to train on, {len(corpus.test)} held out. "
+        f"Backend: {keras.backend.backend()}."
+    )
+    translator = train_demo(seed, epochs, corpus)
+    translations = translator.translate(corpus.test.source, beam_size=1)
+    for source, translation in zip(corpus.test.source[:8], translations, strict=False):
+        echo(f"  {source}\n    {translation}")
+    exact_match = _share(translations, corpus.test.target)
+    baseline = _share(dictionary_baseline(corpus.test.source), corpus.test.target)
+    echo(f"word_by_word_dictionary={baseline:.3f}")
+    echo(f"exact_match={exact_match:.3f}")
+    translator.save(f"{folder}-translator")
+    if importlib.util.find_spec("tensorflow") is None:
+        echo("No SavedModel is written: TensorFlow is not installed (pip install 'keras-transformer[tensorflow]').")
+        return exact_match
+    translator.export(folder, beam_size=1)
+    check_answers(translator, folder, corpus.test.source[:64])
+    echo(f"{folder} holds a SavedModel; TensorFlow alone gives the same 64 translations with it.")
+    return exact_match
+
+
+def _share(translations, references):
+    return float(np.mean([one == other for one, other in zip(translations, references, strict=True)]))
+
+
+# Runs where this package cannot be imported: what a stranger's server would do.
+_TENSORFLOW_ALONE = """
+import json, sys
+import numpy as np, tensorflow as tf
+folder, source = sys.argv[1], sys.argv[2]
+serve = tf.saved_model.load(folder).signatures["serving_default"]
+ids = serve(source=tf.constant(np.array(json.load(open(source))), tf.int32))["ids"].numpy()
+assert "keras_transformer" not in sys.modules
+print(json.dumps(ids.tolist()))
+"""
+
+
+def check_answers(translator, folder, texts):
+    """Raises unless TensorFlow alone, in a process of its own, gives the ids that greedy search in Python gives.
+
+    Raises:
+        ValueError: a translation differs, or the SavedModel does not load.
+    """
+    rows = translator.tokenizer.encode(list(texts), add_eos=True)
+    source = np.zeros((len(rows), max(map(len, rows))), "int32")
+    for row, ids in zip(source, rows, strict=True):
+        row[: len(ids)] = ids
+    expected, _ = GreedySearch(translator.model)(source)
+    with tempfile.TemporaryDirectory() as outside:
+        file = Path(outside) / "source.json"
+        file.write_text(json.dumps(source.tolist()))
+        command = [sys.executable, "-I", "-c", _TENSORFLOW_ALONE, os.path.abspath(folder), str(file)]
+        child = subprocess.run(command, cwd=outside, capture_output=True, text=True, check=False)
+    if child.returncode:
+        raise ValueError(
+            f"TensorFlow alone could not use {folder}: {(child.stderr.splitlines() or ['no message'])[-1]}"
+        )
+    answers = np.array(json.loads(child.stdout.splitlines()[-1]))
+    if not np.array_equal(answers, expected):
+        different = int((answers != expected).any(axis=(1, 2)).sum())
+        raise ValueError(
+            f"{folder} answers {different} of {len(texts)} texts otherwise than Python does. Please report this."
+        )
