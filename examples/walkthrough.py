@@ -23,8 +23,8 @@ print(corpus.train.source[0], "->", corpus.train.target[0])
 
 # %% [markdown]
 # ## Text to ids
-# One vocabulary serves both languages. Ids 0 to 3 are padding, unknown, begin and end of sentence; an unknown letter falls back to bytes,
-# so that every text survives the way to ids and back.
+# One vocabulary serves both languages. Ids 0 to 3 are padding, unknown, begin and end of sentence; an unknown letter falls back to
+# bytes, so that every text survives the way to ids and back.
 
 # %%
 tokenizer = kt.Tokenizer.train(corpus.train.source + corpus.train.target, vocabulary_size=900)
@@ -33,8 +33,8 @@ print(ids, tokenizer.decode(ids))
 
 # %% [markdown]
 # ## Ids to batches
-# Pairs of similar length share a shape, and rows x the longer side stays within a budget, padding included. The target begins with bos, the
-# labels are the same one position ahead.
+# Pairs of similar length share a shape, and rows x the longer side stays within a budget, padding included. The target begins
+# with bos, the labels are the same one position ahead.
 
 # %%
 batches = kt.Batches(corpus.train.source, corpus.train.target, tokenizer, batch_tokens=1024, seed=1)

@@ -1,6 +1,6 @@
 """The command line: ``keras-transformer demo | train | translate | evaluate | export | doctor``.
 
-Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend, so that ``--help`` answers at once.
+Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend; so ``--help`` answers at once.
 """
 
 import os
@@ -37,7 +37,24 @@ def _use_backend(context, parameter, name):
         check_backend()
     except ValueError as error:
         raise click.ClickException(str(error)) from None
+    _start_keras()
     return name
+
+
+def _start_keras():
+    """Imports Keras and lets the backend find its devices, without what TensorFlow's C++ parts say of missing GPUs meanwhile."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras
+
+        keras.ops.zeros(())
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 _backend = click.option(

@@ -1,7 +1,7 @@
 """Ids checked on the host on their way into a model, whatever the data comes in.
 
-Between text and the model: JAX says nothing of an id outside the vocabulary (it gives NaN, or a loss of 0), and TensorFlow and PyTorch
-stop deep inside a step. The checks of text/ids.py are put around arrays, tf.data, DataLoader, PyDataset, grain and
+Between text and the model: JAX says nothing of an id outside the vocabulary (it gives NaN, or a loss of 0), TensorFlow and
+PyTorch stop deep inside a step. The checks of text/ids.py are put around arrays, tf.data, DataLoader, PyDataset, grain and
 generators, and raise the same ValueError on every backend.
 """
 

@@ -28,7 +28,8 @@ class TokenStatistics(NamedTuple):
 def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weight=None):
     """TokenStatistics of logits (B, T, V) and integer labels (B, T).
 
-    With log-probabilities p = log_softmax(logits) in float32, a token's loss is -(1 - e) p[label] - (e / V) sum(p): no one-hot tensor.
+    With log-probabilities p = log_softmax(logits) in float32, a token's loss is -(1 - e) p[label] - (e / V) sum(p), without a
+    one-hot tensor.
 
     Args:
         logits: (B, T, V).

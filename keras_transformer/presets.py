@@ -1,7 +1,7 @@
 """Presets of the hyperparameter guide, as data: what the model is, and the recipe it trains with.
 
-``model`` holds arguments of Transformer. ``recipe`` holds what ``Transformer.compile()`` and the command line take when they are not told
-otherwise: warmup steps and scale of the schedule, label smoothing, padded tokens a batch, pieces in the vocabulary.
+``model`` holds arguments of Transformer. ``recipe`` holds what ``Transformer.compile()`` and the command line take when they are
+not told otherwise: warmup steps and scale of the schedule, label smoothing, padded tokens a batch, pieces in the vocabulary.
 """
 
 PRESETS = {

@@ -5,6 +5,7 @@ Vaswani et al. 2017, "Attention Is All You Need".
 """
 
 import contextlib
+import numbers
 
 import keras
 from keras import ops
@@ -103,6 +104,8 @@ class Transformer(keras.Model):
         super().__init__(**kwargs)
         if tie_embeddings not in ("all", "decoder", None):
             raise ValueError(f'tie_embeddings must be "all", "decoder" or None. Received: {tie_embeddings!r}.')
+        if preset is not None:
+            get_preset(preset)
         self.vocabulary_size = vocabulary_size
         self.d_model = d_model
         self.d_ff = 4 * d_model if d_ff is None else d_ff
@@ -122,9 +125,28 @@ class Transformer(keras.Model):
         self.eos_id = eos_id
         self.preset = preset
         self.seed = seed
+        self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
         self.build()
+
+    def _check_numbers(self):
+        for name in ("vocabulary_size", "d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1). Received: {name}={getattr(self, name)!r}.")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive. Received: epsilon={self.epsilon!r}.")
+        ids = {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
+        if len(set(ids.values())) < 3 or not all(0 <= value < self.vocabulary_size for value in ids.values()):
+            shown = ", ".join(f"{name}={value!r}" for name, value in ids.items())
+            raise ValueError(
+                f"pad_id, bos_id and eos_id must be three different ids below vocabulary_size={self.vocabulary_size}. "
+                f"Received: {shown}."
+            )
 
     def _make_layers(self, seeds):
         shared = {
@@ -154,7 +176,7 @@ class Transformer(keras.Model):
         self.decoder = Decoder(self.num_decoder_layers, seed=seeds.next(), name="decoder", **shared)
 
     @classmethod
-    def from_preset(cls, name, vocabulary_size=None, **overrides):
+    def from_preset(cls, name, /, vocabulary_size=None, **overrides):
         """A Transformer with the sizes of a preset: "tiny", "small", "base" or "large".
 
         Args:

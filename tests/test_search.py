@@ -106,7 +106,7 @@ def log_softmax(logits):
 
 @functools.cache
 def all_sequences(row, length):
-    """Every translation of SOURCE[row] of at most ``length`` tokens: {tokens: log-probability}, by the uncached MODEL."""
+    """Every translation of SOURCE[row] of up to ``length`` tokens, {tokens: log-probability}, by uncached MODEL."""
     model, source = MODEL, SOURCE[row]
     entries = [token for token in range(model.vocabulary_size) if token not in (PAD, BOS, EOS)]
     prefixes = np.array([(BOS, *rest) for rest in itertools.product(entries, repeat=length - 1)])

@@ -1,7 +1,7 @@
 """Pairs of sentences -> padded batches for ``fit``: few shapes, little padding, an order that a seed fixes.
 
-Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position
-costs what a real one costs; so the shapes are chosen from the lengths that the corpus has.
+Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position costs what a real one
+costs; so the shapes are chosen from the lengths that the corpus has.
 """
 
 import dataclasses
@@ -13,8 +13,7 @@ import numpy as np
 from keras_transformer.text.corpus import read_pairs
 from keras_transformer.text.ids import check_ids
 
-# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding
-# hardly falls.
+# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding hardly falls.
 _GRID = 40
 
 
@@ -36,7 +35,7 @@ class Batches(keras.utils.PyDataset):
         target: the same for the translations, line by line.
         tokenizer: a Tokenizer.
         batch_tokens: most padded positions of a batch on its longer side: B max(S, T).
-        seed: of the order; an integer from 0.
+        seed: of the order; an integer from 0 to 2**63 - 1.
         shuffle: False for one fixed order, as for validation.
         max_length: most positions of a source or target row; pairs with more are left out and
             counted.
@@ -78,8 +77,8 @@ class Batches(keras.utils.PyDataset):
         num_buckets=8,
     ):
         super().__init__()
-        _check_at_least(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
-        _check_at_least(0, seed=seed)
+        _check_integers(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
+        _check_integers(0, seed=seed)
         self.tokenizer = tokenizer
         self.batch_tokens = batch_tokens
         self.seed = seed
@@ -108,10 +107,8 @@ class Batches(keras.utils.PyDataset):
         pairs = np.flatnonzero(~too_long & ~over_budget)
         if not pairs.size:
             raise ValueError(
-                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest "
-                f"has {longest.min()} positions, "
-                f"allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. "
-                "Raise them."
+                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest has {longest.min()} "
+                f"positions, allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. Raise them."
             )
         source_lengths, target_lengths = source_lengths[pairs], target_lengths[pairs]
         self._buckets = [
@@ -133,18 +130,17 @@ class Batches(keras.utils.PyDataset):
         ``fit`` needs no call: an epoch that was served to its end is followed by the next.
 
         Raises:
-            ValueError: epoch is no integer from 0.
+            ValueError: epoch is no integer from 0 to 2**63 - 1.
         """
-        _check_at_least(0, epoch=epoch)
+        _check_integers(0, epoch=epoch)
         self.epoch = epoch
         self._plan = self._deal(epoch)
         self._begun, self._served = False, set()
 
     def _deal(self, epoch):
         """The epoch's batches in order: list of (bucket, pair numbers (B,)); -1 stands for a row of padding."""
-        # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy
-        # to the next.
-        bits = np.random.Philox(key=[self.seed, epoch])
+        # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy to the next.
+        bits = np.random.Philox(key=np.array([self.seed, epoch], dtype="uint64"))
         plan = []
         for bucket in self._buckets:
             order = np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable") if self.shuffle else slice(None)
@@ -223,8 +219,7 @@ def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
     source_length, target_length = int(source_lengths.max()), int(target_lengths.max())
     most_rows = batch_tokens // max(source_length, target_length)
     num_batches = -(-len(pairs) // most_rows)
-    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of
-    # half a batch on average.
+    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
     rows = -(-len(pairs) // num_batches)
     return _Bucket(pairs, rows, source_length, target_length, num_batches)
 
@@ -232,21 +227,18 @@ def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
 def _group_by_shape(source_lengths, target_lengths, num_buckets):
     """Parts the pairs into at most num_buckets groups so that few positions are padded; a list of index arrays.
 
-    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that
-    fits. Shapes are points of a grid
-    of lengths: added one by one where they save most, then each taken out and put where it saves
-        most, until nothing changes.
+    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that fits. Shapes are points
+    of a grid of lengths: added one by one where they save most, then each taken out and put where it saves most, until
+    nothing changes.
     """
     source_grid, source_cells = _grid_cells(source_lengths)
     target_grid, target_cells = _grid_cells(target_lengths)
-    counts = np.zeros((len(source_grid), len(target_grid)), dtype="int64")
-    np.add.at(counts, (source_cells, target_cells), 1)
-    sizes = (source_grid[:, None] + target_grid[None, :]).reshape(-1)
-    rows, columns = (axis.reshape(-1) for axis in np.indices(counts.shape))
-    used = counts.reshape(-1) > 0
-    # fits[shape, cell]; only cells that hold pairs matter
-    fits = (rows[:, None] >= rows[used]) & (columns[:, None] >= columns[used])
-    weights = counts.reshape(-1)[used]
+    grid = len(source_grid), len(target_grid)
+    pair_cells = np.ravel_multi_index((source_cells, target_cells), grid)
+    cells, places, weights = np.unique(pair_cells, return_inverse=True, return_counts=True)  # cells that hold pairs
+    rows, columns = np.unravel_index(np.arange(grid[0] * grid[1]), grid)
+    sizes = source_grid[rows] + target_grid[columns]
+    fits = (rows[:, None] >= rows[cells]) & (columns[:, None] >= columns[cells])  # fits[shape, cell]
 
     def cost(shapes):
         """Positions each cell's pairs take in the smallest of the shapes that fits."""
@@ -268,10 +260,7 @@ def _group_by_shape(source_lengths, target_lengths, num_buckets):
             if cost(moved) @ weights < cost(shapes) @ weights:
                 shapes, improved = moved, True
     choice = np.where(fits[shapes], sizes[shapes][:, None], sizes[-1] + 1).argmin(axis=0)
-    cell_choice = np.zeros(counts.size, dtype="int64")
-    cell_choice[used] = choice
-    groups = cell_choice.reshape(counts.shape)[source_cells, target_cells]
-    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    return [np.flatnonzero(choice[places] == group) for group in np.unique(choice)]
 
 
 def _grid_cells(lengths):
@@ -288,25 +277,26 @@ def _grid_cells(lengths):
 def _with_different_start(plan):
     """Brings to the front two batches that differ in S, and in T, where these differ at all.
 
-    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed
-    what is equal in both. Such two
-    always exist: if a and b differ in S alone, any c of another T than theirs differs from a or
-        from b in S as well.
+    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed what is equal in both.
+    Such two always exist: if a and b differ in S alone, any c of another T than theirs differs from a or from b in S as
+    well.
     """
-    varying = [len({getattr(bucket, side) for bucket, _ in plan}) > 1 for side in ("source_length", "target_length")]
-    lengths = [(bucket.source_length, bucket.target_length) for bucket, _ in plan]
-
-    def differ(first, second):
-        return all(a != b for a, b, varies in zip(lengths[first], lengths[second], varying, strict=True) if varies)
-
-    if len(plan) < 2 or not any(varying):
+    first_places = {}  # of each (S, T)
+    for place, (bucket, _) in enumerate(plan):
+        first_places.setdefault((bucket.source_length, bucket.target_length), place)
+    varying = [side for side in (0, 1) if len({lengths[side] for lengths in first_places}) > 1]
+    if not varying:
         return plan
-    first, second = next(pair for pair in itertools.combinations(range(len(plan)), 2) if differ(*pair))
-    rest = [batch for index, batch in enumerate(plan) if index not in (first, second)]
+    first, second = next(
+        (first_places[a], first_places[b])
+        for a, b in itertools.combinations(first_places, 2)
+        if all(a[side] != b[side] for side in varying)
+    )
+    rest = [batch for place, batch in enumerate(plan) if place not in (first, second)]
     return [plan[first], plan[second], *rest]
 
 
-def _check_at_least(minimum, **arguments):
+def _check_integers(minimum, **arguments):
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-            raise ValueError(f"{name} must be an integer of at least {minimum}. Received: {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not minimum <= value < 2**63:
+            raise ValueError(f"{name} must be an integer from {minimum} to 2**63 - 1. Received: {value!r}.")

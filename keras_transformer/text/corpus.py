@@ -8,6 +8,7 @@ import dataclasses
 import gzip
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -86,8 +87,7 @@ def read_lines(path):
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column "
-                f"{error.start + 1}. "
+                f"{path}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
                 "Convert the file to UTF-8, for instance with iconv, or mend the line."
             ) from None
 
@@ -96,7 +96,7 @@ def _binary_lines(path):
     try:
         with open(path, "rb") as plain:
             compressed = plain.peek(2).startswith(_GZIP_MAGIC)
-            yield from gzip.open(plain) if compressed else plain
+            yield from gzip.GzipFile(fileobj=plain) if compressed else plain
     except FileNotFoundError:
         raise ValueError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -133,8 +133,7 @@ def read_pairs(source, target):
     if len(source_lines) != len(target_lines):
         raise ValueError(
             f"{source_name} has {len(source_lines)} lines, {target_name} has {len(target_lines)}. "
-            "Line n of one must translate "
-            "line n of the other: give files of equal length."
+            "Line n of one must translate line n of the other: give files of equal length."
         )
     kept = [
         (number, *pair)
@@ -143,8 +142,7 @@ def read_pairs(source, target):
     ]
     if not kept:
         raise ValueError(
-            f"{source_name} and {target_name} hold no pair: on each of {len(source_lines)} lines a "
-            "side is blank. "
+            f"{source_name} and {target_name} hold no pair: on each of {len(source_lines)} lines a side is blank. "
             "Give files with text on both sides."
         )
     counts = PairCounts(lines=len(source_lines), kept=len(kept), empty=len(source_lines) - len(kept))
@@ -157,13 +155,16 @@ def _side(text, name):
     if isinstance(text, str | os.PathLike):
         name, lines = os.fspath(text), list(read_lines(text))
     else:
+        if isinstance(text, bytes) or not isinstance(text, Iterable):
+            _refuse(text, name)
         lines = list(text)
         for number, line in enumerate(lines, start=1):
             if not isinstance(line, str):
-                raise ValueError(
-                    f"Line {number} of {name} is a {type(line).__name__}: {line!r}. Expected a "
-                    "file's path or a list of str."
-                )
+                _refuse(line, f"Line {number} of {name}")
     if not lines:
         raise ValueError(f"{name} is empty. Give a text with one sentence a line.")
     return lines, name
+
+
+def _refuse(value, name):
+    raise ValueError(f"{name} is of type {type(value).__name__}: {value!r}. Expected a file's path or a list of str.")

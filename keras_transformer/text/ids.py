@@ -1,9 +1,8 @@
 """Ids checked on the host, before a backend sees them.
 
-What a wrong id does depends on the backend: TensorFlow and PyTorch stop deep inside a step, JAX
-    trains on with NaN, and -1,
-2**33 + 1 or 1.9 pass silently for other words. So one check stands where text becomes batches and
-where batches enter a model.
+What a wrong id does depends on the backend: TensorFlow and PyTorch stop deep inside a step, JAX trains on with NaN,
+and -1, 2**33 + 1 or 1.9 pass silently for other words. So one check stands where text becomes batches and where
+batches enter a model.
 """
 
 import numpy as np
@@ -39,24 +38,23 @@ def check_ids(ids, vocabulary_size, name="ids"):
         return
     if ids.dtype.kind not in "iu":
         raise ValueError(
-            f"{name} must be integers. Received: dtype {ids.dtype}, beginning with "
-            f"{ids.flat[0]!r}. "
+            f"{name} must be integers. Received: dtype {ids.dtype}, beginning with {ids.flat[:1].tolist()[0]!r}. "
             'Convert whole numbers with .astype("int32").'
         )
     if ids.min() >= 0 and ids.max() < vocabulary_size:
         return
     where = np.unravel_index(np.argmax((ids < 0) | (ids >= vocabulary_size)), ids.shape)
     raise ValueError(
-        f"{name} contain the id {ids[where]} {_place(where)}. Expected ids from 0 to "
-        f"{vocabulary_size - 1} "
-        f"(the vocabulary has {vocabulary_size}). Use the tokenizer the model was made for, or "
-        "make the model with a larger "
-        "vocabulary_size."
+        f"{name} contain the id {ids[where]}{_place(where)}. Expected ids from 0 to {vocabulary_size - 1} (the "
+        f"vocabulary has {vocabulary_size}). Use the tokenizer the model was made for, or make the model with a "
+        "larger vocabulary_size."
     )
 
 
 def _place(where):
-    where = [int(index) for index in where]
+    where = tuple(int(index) for index in where)
+    if not where:
+        return ""
     if len(where) == 2:
-        return f"at row {where[0]}, column {where[1]}"
-    return f"at position {where[0] if len(where) == 1 else tuple(where)}"
+        return f" at row {where[0]}, column {where[1]}"
+    return f" at position {where[0] if len(where) == 1 else where}"

@@ -6,6 +6,7 @@ Kudo and Richardson 2018, "SentencePiece".
 import io
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import sentencepiece
 from keras_transformer.text.corpus import read_lines
 from keras_transformer.text.ids import check_ids
 
-# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a
-# constant, not the machine's.
+# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a constant, not the
+# machine's.
 _TRAINING_THREADS = 16
+# Bytes of a text to learn from. SentencePiece's own 4192 would leave out longer texts without a word.
+_LONGEST_TEXT = 2**30  # the most it allows
 # "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
 _FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
 
@@ -27,9 +30,9 @@ class Tokenizer:
     Byte fallback spells what the vocabulary lacks in UTF-8 bytes, so that no text is unknown. Ids 0
     to 3 are pad, unk, bos, eos.
 
-    Decoding gives back the encoded text as it was normalised: with the default "nfkc" the NFKC form
-        (a composed "é", "..." for
-    the one character "…"), runs of spaces made one and spaces at the ends taken off.
+    Decoding gives back the encoded text as it was normalised: with the default "nfkc" the NFKC form (a composed "é",
+    "..." for the one character "…"), runs of spaces made one and spaces at the ends taken off. "▁" (U+2581), with which
+    pieces write a space, comes back as a space.
 
     Made by Tokenizer.train, load or from_bytes.
 
@@ -72,8 +75,8 @@ class Tokenizer:
         missing = [name for name in ("pad_id", "unk_id", "bos_id", "eos_id") if getattr(self, name) < 0]
         if missing:
             raise ValueError(
-                f"The SentencePiece model lacks {', '.join(missing)}. Train it with pad_id=0, "
-                "unk_id=1, bos_id=2, eos_id=3."
+                f"The SentencePiece model lacks {', '.join(missing)}. Train it with pad_id=0, unk_id=1, bos_id=2, "
+                "eos_id=3."
             )
         self._serialized = bytes(serialized)
         self._special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id])
@@ -97,24 +100,27 @@ class Tokenizer:
             model_type: "unigram" or "bpe".
             normalization: of text before everything: "nfkc", "nfkc_cf" (lower-cases as well),
                 "nmt_nfkc" or "identity".
-            character_coverage: share of the corpus's characters that get pieces of their own; the
-                rarest are spelt in bytes. Take 0.9995 for scripts of thousands of characters.
+            character_coverage: share of the corpus's characters that get pieces of their own, from
+                0.98 to 1; the rarest are spelt in bytes. Take 0.9995 for scripts of thousands of
+                characters.
 
         Returns:
             Tokenizer.
 
         Raises:
-            ValueError: no text, a missing file, or vocabulary_size below what bytes and characters
-                need.
+            ValueError: no text, something else than str, a missing or unreadable file,
+                vocabulary_size below what bytes and characters need, or another impossible argument.
         """
         _check_word("model_type", model_type, ("unigram", "bpe"))
         _check_word("normalization", normalization, ("nfkc", "nfkc_cf", "nmt_nfkc", "identity"))
-        if not isinstance(vocabulary_size, int) or vocabulary_size < 1:
-            raise ValueError(f"vocabulary_size must be an integer above 0. Received: {vocabulary_size!r}.")
-        model = io.BytesIO()
+        if type(vocabulary_size) is not int or not 0 < vocabulary_size < 2**31:
+            raise ValueError(f"vocabulary_size must be an integer from 1 to 2**31 - 1. Received: {vocabulary_size!r}.")
+        if not isinstance(character_coverage, int | float) or not 0.98 <= character_coverage <= 1:
+            raise ValueError(f"character_coverage must be a number from 0.98 to 1. Received: {character_coverage!r}.")
+        model, failures = io.BytesIO(), []
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_utf8(_texts(files_or_texts)),
+                sentence_iterator=_utf8(_texts(files_or_texts), failures),
                 model_writer=model,
                 model_type=model_type,
                 vocab_size=vocabulary_size,
@@ -122,6 +128,8 @@ class Tokenizer:
                 character_coverage=character_coverage,
                 normalization_rule_name=normalization,
                 byte_fallback=True,
+                max_sentence_length=_LONGEST_TEXT,
+                required_chars="▁",  # spelt in bytes, a space would not come back as one
                 pad_id=0,
                 unk_id=1,
                 bos_id=2,
@@ -130,6 +138,8 @@ class Tokenizer:
                 minloglevel=2,  # errors only
             )
         except (RuntimeError, OSError) as error:
+            if failures:
+                raise failures[0] from None
             raise ValueError(_training_advice(str(error), vocabulary_size)) from None
         return cls(model.getvalue())
 
@@ -180,16 +190,16 @@ class Tokenizer:
             ValueError: something else than str, or a str that UTF-8 cannot write (a lone
                 surrogate).
         """
+        if isinstance(text, bytes) or not isinstance(text, Iterable):
+            raise ValueError(f"encode takes str or a list of str. Received: {type(text).__name__} {text!r}.")
         texts = [text] if isinstance(text, str) else list(text)
         for number, item in enumerate(texts):
             if not isinstance(item, str):
                 raise ValueError(
-                    f"encode takes str or a list of str. Item {number} is a {type(item).__name__}: {item!r}."
+                    f"encode takes str or a list of str. Item {number} is of type {type(item).__name__}: {item!r}."
                 )
-        try:
-            rows = self._processor.encode(texts, out_type=int, add_bos=add_bos, add_eos=add_eos)
-        except UnicodeEncodeError as error:
-            raise ValueError(f"A text cannot be written in UTF-8: {error}. Take out the lone surrogates.") from None
+            _check_utf8(item, f"Text {number}")
+        rows = self._processor.encode(texts, out_type=int, add_bos=add_bos, add_eos=add_eos)
         return rows[0] if isinstance(text, str) else rows
 
     def decode(self, ids):
@@ -207,13 +217,9 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        rows = _rows(ids)
-        if rows is None:
-            return self._decode_row(ids)
-        return [self._decode_row(row) for row in rows]
-
-    def _decode_row(self, row):
-        return self._processor.decode(self._text_ids(row))
+        if _is_batch(ids):
+            return [self._processor.decode(self._text_ids(row)) for row in ids]
+        return self._processor.decode(self._text_ids(ids))
 
     def pieces(self, ids):
         """The piece behind each id of one row, special ids included: ['▁a', '▁dog', '</s>'].
@@ -221,19 +227,22 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        ids = np.asarray(ids).reshape(-1)
-        check_ids(ids, self.vocabulary_size)
-        return [self._processor.id_to_piece(int(piece)) for piece in ids]
+        return [self._processor.id_to_piece(piece) for piece in self._row(ids).tolist()]
 
     def _text_ids(self, row):
         """Ids of a row up to its eos, without special ones."""
-        row = np.asarray(row)
-        if row.ndim != 1:
-            raise ValueError(f"decode takes a row of ids or a list of rows. Received: shape {row.shape}.")
-        check_ids(row, self.vocabulary_size)
+        row = self._row(row)
         ends = np.flatnonzero(row == self.eos_id)
         row = row[: ends[0]] if ends.size else row
         return row[~np.isin(row, self._special_ids)].tolist()
+
+    def _row(self, ids):
+        """One row of ids as an array, checked."""
+        row = np.asarray(ids)
+        if row.ndim != 1:
+            raise ValueError(f"Expected a row of ids, shape (T,). Received: shape {row.shape}, {type(ids).__name__}.")
+        check_ids(row, self.vocabulary_size)
+        return row
 
     def __eq__(self, other):
         return isinstance(other, Tokenizer) and self._serialized == other._serialized
@@ -248,11 +257,11 @@ class Tokenizer:
         return f"Tokenizer(vocabulary_size={self.vocabulary_size})"
 
 
-def _rows(ids):
-    """The rows of a batch of ids; None when ``ids`` is itself one row."""
+def _is_batch(ids):
+    """Whether these are rows of ids and not one row."""
     if hasattr(ids, "ndim"):
-        return ids if ids.ndim == 2 else None
-    return ids if len(ids) and hasattr(ids[0], "__len__") else None
+        return ids.ndim == 2
+    return isinstance(ids, list | tuple) and len(ids) > 0 and hasattr(ids[0], "__len__")
 
 
 def _texts(files_or_texts):
@@ -262,19 +271,37 @@ def _texts(files_or_texts):
     if isinstance(files_or_texts, list | tuple) and _are_files(files_or_texts):
         for file in files_or_texts:
             yield from read_lines(file)
-    else:
+    elif isinstance(files_or_texts, Iterable):
         yield from files_or_texts
+    else:
+        raise ValueError(
+            f"files_or_texts is of type {type(files_or_texts).__name__}: {files_or_texts!r}. Expected a file's path, a "
+            "list of paths, or an iterable of str."
+        )
 
 
-def _utf8(texts):
-    """The texts as SentencePiece reads them, or an error in our words."""
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise ValueError(f"Text {number} to learn from is a {type(text).__name__}: {text!r}. Expected str.")
-        try:
-            yield text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"Text {number} to learn from cannot be written in UTF-8: {text!r}.") from None
+def _utf8(texts, failures):
+    """The texts as SentencePiece reads them. It would garble an error of theirs, which is therefore kept in ``failures``."""
+    try:
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"Text {number} to learn from is of type {type(text).__name__}: {text!r}. Expected str."
+                )
+            yield _check_utf8(text, f"Text {number} to learn from")
+    except Exception as error:
+        failures.append(error)
+        raise
+
+
+def _check_utf8(text, name):
+    """The text in UTF-8, which cannot write the halves of surrogate pairs."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} cannot be written in UTF-8: {text!r} has a lone surrogate at {error.start}. Take it out."
+        ) from None
 
 
 def _are_files(items):
@@ -299,8 +326,7 @@ def _training_advice(message, vocabulary_size):
     needed = re.search(r"required_chars\. \d+ vs (\d+)", message)
     if needed:
         return (
-            f"vocabulary_size={vocabulary_size} is too small: special ids, 256 bytes and the "
-            "corpus's characters alone need "
-            f"{needed.group(1)}. Raise vocabulary_size, or lower character_coverage."
+            f"vocabulary_size={vocabulary_size} is too small: special ids, 256 bytes and the corpus's characters alone "
+            f"need {needed.group(1)}. Raise vocabulary_size, or lower character_coverage."
         )
     return f"SentencePiece could not learn a vocabulary of {vocabulary_size} pieces: {message}"
