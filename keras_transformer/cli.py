@@ -211,7 +211,7 @@ def _load(run):
 @click.option("--seed", type=int, default=1, help="Of weights and order.")
 def demo(backend, output, seed):
     """Trains on the built-in English-German corpus, translates unseen sentences and exports: three minutes."""
-    from keras_transformer.demo import run_demo
+    from keras_transformer.demo_run import run_demo
 
     run_demo(output, seed, echo=click.echo)
 

@@ -1,3 +1,4 @@
+import functools
 import gzip
 import itertools
 import os
@@ -12,7 +13,7 @@ import pytest
 import keras_transformer as kt
 
 PAD, BOS, EOS = 0, 2, 3
-WORDS = "a dog cat runs sleeps in the green park on my sofa and eats fish".split()
+WORDS = ["a", "dog", "cat", "runs", "sleeps", "in", "the", "green", "park", "on", "my", "sofa", "and", "eats", "fish"]
 MULTI30K = Path(os.environ.get("KERAS_TRANSFORMER_MULTI30K") or Path(__file__).parents[2] / "shared/data/multi30k")
 
 
@@ -141,8 +142,13 @@ def test_the_padding_id_is_the_tokenizers():
     class Other(Letters):
         pad_id = 29
 
-    batches = kt.Batches(texts_of([3, 2, 2]), texts_of([2, 4, 2]), Other(), num_buckets=1, batch_tokens=8, shuffle=False)
-    assert [batch[0]["source"].tolist() for batch in served(batches)] == [[[5, 5, 3], [5, 3, 29]], [[5, 3, 29], [29] * 3]]
+    batches = kt.Batches(
+        texts_of([3, 2, 2]), texts_of([2, 4, 2]), Other(), num_buckets=1, batch_tokens=8, shuffle=False
+    )
+    assert [batch[0]["source"].tolist() for batch in served(batches)] == [
+        [[5, 5, 3], [5, 3, 29]],
+        [[5, 3, 29], [29] * 3],
+    ]
     assert served(batches)[1][1].tolist() == [[5, 3, 29, 29], [29] * 4]
 
 
@@ -202,14 +208,19 @@ def test_a_coarse_grid_of_long_lengths_is_nearly_as_good(seed):
     assert batches.num_pairs == 3000
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_three_shapes_are_close_to_the_best_three(seed):
-    source, target = random_lengths(60, 8, seed)
+def test_three_shapes_are_mostly_the_best_three():
+    """Adding shapes one by one, without moving the earlier ones, finds the best three for 3 of these 8 texts."""
     shapes = list(itertools.product(range(2, 9), repeat=2))
-    full = source.max() + target.max()
-    takes = [np.where((source <= s) & (target <= t), s + t, full) for s, t in shapes]
-    best = min(np.minimum(np.minimum(a, b), full).sum() for a, b in itertools.combinations(takes, 2))
-    assert positions_of_pairs(letter_batches(source, target, num_buckets=3)) <= 1.02 * best
+    found = 0
+    for seed in range(8):
+        source, target = random_lengths(60, 8, seed)
+        full = source.max() + target.max()
+        takes = [np.where((source <= s) & (target <= t), s + t, full) for s, t in shapes]
+        best = min(np.minimum(a, b).sum() for a, b in itertools.combinations(takes, 2))
+        positions = positions_of_pairs(letter_batches(source, target, num_buckets=3))
+        assert positions <= 1.02 * best
+        found += positions <= best
+    assert found >= 6
 
 
 def test_more_shapes_pad_less():
@@ -235,7 +246,7 @@ def test_order_is_a_function_of_seed_and_epoch_alone(pairs, tokenizer):
 
     random.seed(1), np.random.seed(1)
     first = new(7, 3)
-    random.seed(2), np.random.seed(2), keras.utils.set_random_seed(3)
+    random.seed(2), np.random.seed(2)
     states = random.getstate(), np.random.get_state()[1].tolist()
     assert same(new(7, 3), first)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
@@ -254,7 +265,7 @@ def test_order_stays_what_it_was():
     for epoch in range(2):
         batches.set_epoch(epoch)
         orders.append("".join(chr(row[0] - 4 + ord("a")) for row, _, _ in real_triples(batches)))
-    assert orders == ["PINNED0", "PINNED1"]
+    assert orders == ["ifajdcgbklhe", "ghecdfkblaji"]
 
 
 def test_set_epoch_goes_anywhere_and_back(pairs, tokenizer):
@@ -312,9 +323,9 @@ def test_first_two_batches_differ_in_each_length_that_differs_at_all(lengths, sh
         batches = letter_batches(*lengths, batch_tokens=18, seed=seed, shuffle=shuffle)
         shapes = [(inputs["source"].shape[1], labels.shape[1]) for inputs, labels in served(batches)]
         assert [shapes[0][side] != shapes[1][side] for side in (0, 1)] == varying
-        assert len(batches) == sum(-(-number // (18 // max(shape))) for shape, number in Counter(
-            zip(*lengths, strict=True)
-        ).items())
+        assert len(batches) == sum(
+            -(-number // (18 // max(shape))) for shape, number in Counter(zip(*lengths, strict=True)).items()
+        )
         starts.add((shapes[0], shapes[1]))
     assert len(starts) == (2 if shuffle else 1)
 
@@ -335,6 +346,9 @@ def test_an_epoch_served_whole_is_followed_by_the_next():
     batches.on_epoch_end()  # Keras calls it before the first epoch too
     assert batches.epoch == 0
     served(batches)  # looked at before the epoch begins, which counts for nothing
+    batches.on_epoch_end()
+    assert batches.epoch == 0
+    served(batches)
     batches.on_epoch_begin()
     for index in range(len(batches) - 1):
         batches[index], batches[0]
@@ -378,8 +392,8 @@ def test_fit_meets_the_epochs_in_order_and_can_be_resumed():
 
 
 def test_pairs_left_out_are_counted():
-    source = texts_of([3, 9, 4, 5, 12, 7, 2]) + ["", "bb"]
-    target = texts_of([4, 3, 10, 5, 4, 8, 30]) + ["bb", " "]
+    source = [*texts_of([3, 9, 4, 5, 12, 7, 2]), "", "bb"]
+    target = [*texts_of([4, 3, 10, 5, 4, 8, 30]), "bb", " "]
     lengths = np.array([[3, 9, 4, 5, 12, 7, 2], [4, 3, 10, 5, 4, 8, 30]]).max(axis=0)
     for max_length, batch_tokens in itertools.product((5, 8, 9, 10, 100), (5, 8, 9, 10, 100)):
         batches = kt.Batches(source, target, Letters(), max_length=max_length, batch_tokens=batch_tokens)
@@ -406,12 +420,11 @@ def test_no_pair_left_says_how_long_the_shortest_is(limit):
     ("name", "minimum"), [("batch_tokens", 1), ("max_length", 1), ("num_buckets", 1), ("seed", 0), ("epoch", 0)]
 )
 def test_impossible_arguments_are_refused(name, minimum):
+    batches = letter_batches([3], [3])
     for wrong in (minimum - 1, 4.0, "4", None, True, 2**63):
+        call = batches.set_epoch if name == "epoch" else functools.partial(letter_batches, [3], [3])
         with pytest.raises(ValueError) as error:
-            if name == "epoch":
-                letter_batches([3], [3]).set_epoch(wrong)
-            else:
-                letter_batches([3], [3], **{name: wrong})
+            call(**{name: wrong})
         assert str(error.value) == f"{name} must be an integer from {minimum} to 2**63 - 1. Received: {wrong!r}."
 
 
@@ -445,7 +458,9 @@ def test_ids_outside_the_vocabulary_name_the_line(side):
 # Real text
 
 
-@pytest.mark.skipif(not (MULTI30K / "val.de.gz").is_file(), reason="no Multi30k; KERAS_TRANSFORMER_MULTI30K names its folder")
+@pytest.mark.skipif(
+    not (MULTI30K / "val.de.gz").is_file(), reason="no Multi30k; KERAS_TRANSFORMER_MULTI30K names its folder"
+)
 def test_multi30k_validation_text():
     files = [MULTI30K / "val.en.gz", MULTI30K / "val.de.gz"]
     source, target = (gzip.decompress(file.read_bytes()).decode().rstrip("\n").split("\n") for file in files)

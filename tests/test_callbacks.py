@@ -43,7 +43,9 @@ def fit(model, batches, callbacks, epochs=1, **kwargs):
 def test_bleu_reaches_history_and_stock_callbacks(model, batches, tmp_path):
     bleu = Bleu(EN[:4], DE[:4], TOKENIZER)
     stop = keras.callbacks.EarlyStopping(monitor="val_bleu", mode="max", patience=0)
-    keep = keras.callbacks.ModelCheckpoint(str(tmp_path / "best.keras"), monitor="val_bleu", mode="max", save_best_only=True)
+    keep = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "best.keras"), monitor="val_bleu", mode="max", save_best_only=True
+    )
     history = fit(model, batches, [bleu, keep, stop], epochs=5)
     assert history["val_bleu"][-1] == bleu.score.value
     assert len(history["val_bleu"]) < 5  # an untrained model scores 0 again, so EarlyStopping has seen val_bleu

@@ -298,7 +298,7 @@ def test_wrong_texts_are_refused(tokenizer, text, message):
 
 def test_save_load_bytes_and_pickle_give_the_same_tokenizer(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.model")
-    ids = tokenizer.encode(DE + ["🐕"])
+    ids = tokenizer.encode([*DE, "🐕"])
     for copy in (
         kt.Tokenizer.load(tmp_path / "tokenizer.model"),
         kt.Tokenizer.load(str(tmp_path / "tokenizer.model")),
@@ -306,9 +306,9 @@ def test_save_load_bytes_and_pickle_give_the_same_tokenizer(tokenizer, tmp_path)
         pickle.loads(pickle.dumps(tokenizer)),
     ):
         assert copy is not tokenizer and copy == tokenizer and hash(copy) == hash(tokenizer)
-        assert copy.encode(DE + ["🐕"]) == ids and vocabulary(copy) == vocabulary(tokenizer)
+        assert copy.encode([*DE, "🐕"]) == ids and vocabulary(copy) == vocabulary(tokenizer)
     alone = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    assert alone.encode(DE + ["🐕"]) == ids
+    assert alone.encode([*DE, "🐕"]) == ids
 
 
 def test_tokenizers_differ_when_their_models_do(tokenizer):

@@ -228,8 +228,7 @@ def _group_by_shape(source_lengths, target_lengths, num_buckets):
     """Parts the pairs into at most num_buckets groups so that few positions are padded; a list of index arrays.
 
     A pair fits into a shape when neither of its sides is longer; it goes into the smallest that fits. Shapes are points
-    of a grid of lengths: added one by one where they save most, then each taken out and put where it saves most, until
-    nothing changes.
+    of a grid of lengths: each in turn is taken out and put where it saves most, until nothing changes.
     """
     source_grid, source_cells = _grid_cells(source_lengths)
     target_grid, target_cells = _grid_cells(target_lengths)
@@ -248,9 +247,7 @@ def _group_by_shape(source_lengths, target_lengths, num_buckets):
         saved = np.where(fits, np.maximum(cost(shapes) - sizes[:, None], 0), 0) @ weights
         return int(np.argmax(saved))
 
-    shapes = [len(sizes) - 1]  # the largest, which fits all
-    while len(shapes) < min(num_buckets, len(weights)):
-        shapes.append(best_addition(shapes))
+    shapes = [len(sizes) - 1] * min(num_buckets, len(weights))  # the largest, which fits all; the first stays
     improved = True
     while improved:
         improved = False

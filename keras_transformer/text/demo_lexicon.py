@@ -76,7 +76,7 @@ NOUNS = {
         cow cows Kuh f Kühe
         bear bears Bär m Bären weak
         mouse mice Maus f Mäuse
-        sheep sheep Schaf n Schafe
+        duck ducks Ente f Enten
     """),
     "thing": _nouns("""
         book books Buch n Bücher

@@ -1,0 +1,45 @@
+"""Which backend will be used, found out without importing any."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from keras_transformer.environment import check_backend, chosen_backend, installed_backends
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_chosen_by_variable_then_file_then_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert chosen_backend() == "tensorflow"
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert chosen_backend() == "torch"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert chosen_backend() == "jax"
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="No backend is called 'theano'. Choose one of 'tensorflow', 'jax', 'torch'"):
+        check_backend("theano")
+
+
+def test_missing_backend_is_one_clear_error():
+    """As in an environment where one backend is not installed, by hiding it."""
+    code = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
+        "import keras_transformer"
+    )
+    child = run(code, KERAS_BACKEND="torch")
+    assert child.returncode == 1
+    last = child.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: Keras is to run on the backend 'torch', but PyTorch is not installed.")
+    assert "pip install 'keras-transformer[torch]'" in last
+    assert f"KERAS_BACKEND={next(name for name in installed_backends() if name != 'torch')}" in last
