@@ -1,7 +1,8 @@
 """Keras callbacks for what happens around ``fit``: BLEU in the logs, progress, learning curves, TensorBoard, checkpoints, limits.
 
 After translator and evaluation. What Bleu writes into the logs stands there for the callbacks behind it, ModelCheckpoint and
-EarlyStopping among them, and for the history.
+EarlyStopping among them, and for the history. Libraries that only one callback needs are imported where it is made, so that
+importing the package stays quick.
 """
 
 import csv
@@ -13,9 +14,6 @@ from pathlib import Path
 
 import keras
 from keras import ops
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from keras_transformer.backend import sync_state
 from keras_transformer.checkpoints import save_checkpoint
@@ -96,6 +94,8 @@ class ProgressBar(keras.callbacks.Callback):
     """
 
     def __init__(self, tokens_per_batch, seconds=None, file=None):
+        from rich.console import Console
+
         super().__init__()
         self.tokens_per_batch = tokens_per_batch
         self.console = Console(file=file or sys.stderr, highlight=False)
@@ -106,6 +106,8 @@ class ProgressBar(keras.callbacks.Callback):
         self._begin = self._looked = time.monotonic()
         self._bar = None
         if self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
             columns = (
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(bar_width=20),
@@ -229,6 +231,8 @@ class TensorBoard(keras.callbacks.Callback):
         self.folder = str(folder)
 
     def on_train_begin(self, logs=None):
+        from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(self.folder)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -5,8 +5,6 @@ After the translator. Papineni et al. 2002 (BLEU); Post 2018, "A Call for Clarit
 
 import dataclasses
 
-import sacrebleu
-
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -52,6 +50,8 @@ def bleu(hypotheses, references):
             "BLEU needs one reference for each translation, and at least one. "
             f"Received: {len(hypotheses)} translations, {len(references)} references."
         )
+    import sacrebleu  # takes half a second, which importing this package should not
+
     metric = sacrebleu.metrics.BLEU()
     value = min(
         metric.corpus_score(list(hypotheses), [list(references)]).score, 100.0

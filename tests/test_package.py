@@ -35,7 +35,11 @@ def test_no_tensorflow_on_other_backends():
 
 
 def test_heavy_libraries_wait_until_they_are_needed():
-    code = "import sys, keras_transformer; print([n for n in ('matplotlib', 'keras_nlp', 'keras_hub', 'grain') if n in sys.modules])"
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_transformer\n"
+        "heavy = {'matplotlib', 'keras_nlp', 'keras_hub', 'grain', 'sacrebleu', 'tensorboardX', 'rich', 'torch', 'tensorflow'}\n"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
+    )
     assert run(code).stdout.strip() == "[]"
 
 
