@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from keras_transformer.text import demo
 from keras_transformer.text.demo import _Clause, _finish, demo_corpus, dictionary_baseline, write_demo_corpus
 
 CORPUS = demo_corpus()
@@ -65,6 +66,8 @@ BY_HAND = {
     "This teacher waits although a teacher has gone into our school.": "Diese Lehrerin wartet, obwohl eine Lehrerin "
     "in unsere Schule gegangen ist.",
     "My big aunt drives into a small shop.": "Meine große Tante fährt in einen kleinen Laden.",
+    "Our aunt carried our old letter when the baby ran into the town.": "Unsere Tante hat unseren alten Brief "
+    "getragen, als das Baby in die Stadt gelaufen ist.",
     "A brother found a blue apple.": "Ein Bruder hat einen blauen Apfel gefunden.",
 }
 
@@ -86,7 +89,7 @@ def test_same_on_every_machine():
     digest = hashlib.sha256("\n".join(f"{source}\t{target}" for source, target in ALL.items()).encode()).hexdigest()
     again = demo_corpus()
     assert again.train.source == CORPUS.train.source
-    assert digest[:16] == "976092c128c041a9"
+    assert digest[:16] == "278f0db8d3cef79a"
 
 
 def test_held_out_sentences_do_not_depend_on_the_training_size():
@@ -119,7 +122,7 @@ def test_verb_comes_last_in_subordinate_clauses():
     clauses = [
         match[1]
         for target in CORPUS.train.target
-        for match in re.finditer(r", (?:weil|dass|wenn|obwohl|bevor) (.*)\.$", target)
+        for match in re.finditer(r", (?:weil|dass|wenn|als|obwohl|bevor) (.*)\.$", target)
     ]
     assert len(clauses) > 5000
     composed = [clause for clause in clauses if re.search(rf"\b({finite})\b", clause)]
@@ -137,6 +140,7 @@ def test_prefix_goes_to_the_end_of_a_main_clause():
 def test_word_by_word_is_not_enough():
     translations = dictionary_baseline(CORPUS.test.source)
     share = sum(one == other for one, other in zip(translations, CORPUS.test.target, strict=True)) / len(CORPUS.test)
+    assert dictionary_baseline(["In the kitchen."]) == ["In der Küche."]
     assert 0 < share < 0.2  # it gets some: it is a real dictionary
     known = {word.lower() for target in CORPUS.train.target for word in re.findall(r"\w+", target)}
     words = [word for translation in translations for word in re.findall(r"\w+", translation.lower())]
@@ -153,3 +157,20 @@ def test_files(tmp_path):
 def test_impossible_sizes(sizes):
     with pytest.raises(ValueError, match="must not be negative. Received: "):
         demo_corpus(**sizes)
+
+
+def test_more_sentences_than_there_are(monkeypatch):
+    monkeypatch.setattr(demo, "_sentence", lambda draw: (draw.one("ab"), "c"))
+    with pytest.raises(ValueError, match="gave 2 distinct sentences; 3 were asked for. Ask for fewer."):
+        demo_corpus(num_train=1, num_valid=1, num_test=1)
+
+
+def test_when_is_als_in_the_past_alone():
+    """wenn needs a present, a modal or an English perfect after it; als an English past."""
+    for source, target in ALL.items():
+        if " when " in source:
+            after = source.split(" when ")[1]
+            perfect_or_modal = re.search(r"\b(has|have|can|must|should|wants?)\b", after)
+            assert not (perfect_or_modal and ", als " in target), source
+            past_in_german = re.search(r" (hat|haben|ist|sind)\.$", target)
+            assert (", als " in target) == bool(past_in_german and not perfect_or_modal), source

@@ -58,7 +58,7 @@ def demo_corpus(num_train=30_000, num_valid=500, num_test=600, seed=0):
     sizes = {"num_train": num_train, "num_valid": num_valid, "num_test": num_test}
     for name, size in sizes.items():
         if size < 0:
-            raise ValueError(f"{name} must not be negative. Received: {name}={size}.")
+            raise ValueError(f"{name} must not be negative. Received: {name}={size}. Pass 0 for none.")
     wanted = sum(sizes.values())
     draw = _Draw(seed)
     pairs = {}
@@ -77,7 +77,17 @@ def demo_corpus(num_train=30_000, num_valid=500, num_test=600, seed=0):
 
 
 def write_demo_corpus(folder, **sizes):
-    """Writes demo_corpus(**sizes) as train.en, train.de, valid.en, ..., test.de and returns the folder's path.
+    """Writes demo_corpus(**sizes) as train.en, train.de, valid.en, ..., test.de: UTF-8, a sentence a line.
+
+    Args:
+        folder: made where it lacks; files of these names are overwritten.
+        **sizes: num_train, num_valid, num_test, seed, as of demo_corpus.
+
+    Returns:
+        The folder's Path.
+
+    Raises:
+        ValueError: see demo_corpus.
 
     Example:
 
@@ -93,7 +103,8 @@ def write_demo_corpus(folder, **sizes):
     for name in ("train", "valid", "test"):
         pairs = getattr(corpus, name)
         for language, texts in (("en", pairs.source), ("de", pairs.target)):
-            (folder / f"{name}.{language}").write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+            lines = "".join(text + "\n" for text in texts)
+            (folder / f"{name}.{language}").write_text(lines, encoding="utf-8", newline="\n")
     return folder
 
 
@@ -150,6 +161,8 @@ def _sentence(draw):
     elif kind == "conjunction":
         conjunction, german_conjunction = draw.one(lexicon.CONJUNCTIONS)
         other = _clause(draw, short=True)
+        if other.tense == "past":
+            german_conjunction = lexicon.PAST_CONJUNCTIONS.get(german_conjunction, german_conjunction)
         english = [*main.english, conjunction, *other.english]
         german = [*main.german_second(), ",", german_conjunction, *other.german_last()]
     elif kind == "thought":
@@ -306,7 +319,7 @@ def _dictionary():
         entries |= {third.split()[0]: german_third, plural.split()[0]: german_plural}
     phrases = (*lexicon.CONJUNCTIONS, *lexicon.ADVERBS, *lexicon.PAST_ADVERBS)
     phrases += (*lexicon.PREPOSITIONS["dative"], *lexicon.PREPOSITIONS["accusative"])
-    for english, german in phrases:
+    for english, german in sorted(phrases, key=lambda phrase: -len(phrase[0].split())):  # "in" over "in front of"
         first, *others = english.split()
         entries[first] = german
         for word in others:

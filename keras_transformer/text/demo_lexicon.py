@@ -226,6 +226,7 @@ THOUGHTS = (
 )
 
 CONJUNCTIONS = (("because", "weil"), ("when", "wenn"), ("although", "obwohl"), ("before", "bevor"))
+PAST_CONJUNCTIONS = {"wenn": "als"}  # what happened once, in a clause whose English is in the past
 ADVERBS = (("today", "heute"), ("now", "jetzt"), ("often", "oft"), ("sometimes", "manchmal"), ("perhaps", "vielleicht"))
 PAST_ADVERBS = (("yesterday", "gestern"), ("recently", "neulich"), ("suddenly", "plötzlich"))
 
