@@ -31,12 +31,12 @@ def _use_backend(context, parameter, name):
     if context.resilient_parsing:
         return name
     name = name or os.environ.get("KERAS_BACKEND") or next(iter(installed_backends()), "tensorflow")
-    os.environ["KERAS_BACKEND"] = name
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        check_backend()
+        check_backend(name)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
+    os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _start_keras()
     return name
 

@@ -289,13 +289,14 @@ class Transformer(keras.Model):
     def fit(self, x=None, y=None, *args, validation_data=None, shuffle=True, **kwargs):
         """keras.Model.fit, with ids checked on the host first.
 
-        The batches of a kt.Batches keep the order their seed gives: Keras would shuffle them once more, by another generator.
+        ``shuffle`` concerns arrays and a PyDataset of one's own. The batches of a kt.Batches keep the order their seed gives, and
+        other sources bring their own order, of which Keras would warn.
 
         Raises:
             ValueError: an id is outside the vocabulary, or the input is not {"source": (B, S), "target": (B, T)}.
         """
         check = IdCheck(self.vocabulary_size)
-        shuffle = shuffle and not isinstance(x, Batches)
+        shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         with check.one_error():
             if isinstance(validation_data, (tuple, list)):
                 check.batch(*validation_data[:2])

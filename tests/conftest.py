@@ -22,3 +22,13 @@ def multi30k():
     if not (folder / "train.en.gz").is_file():
         pytest.skip("Multi30k is not here: set KERAS_TRANSFORMER_MULTI30K to its folder")
     return folder
+
+
+@pytest.fixture
+def tiny_is_one_layer(monkeypatch):
+    """Lets the preset "tiny" mean a model that is compiled in a moment: these tests are about what is around it."""
+    from keras_transformer.presets import PRESETS
+
+    monkeypatch.setitem(
+        PRESETS["tiny"], "model", {"num_layers": 1, "d_model": 8, "d_ff": 16, "num_heads": 2, "dropout": 0.0}
+    )

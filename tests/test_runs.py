@@ -10,6 +10,8 @@ from keras_transformer.runs import Run, Settings
 EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps", "a bird sings"] * 8
 DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft", "ein Vogel singt"] * 8
 
+pytestmark = pytest.mark.usefixtures("tiny_is_one_layer")
+
 
 @pytest.fixture
 def settings(tmp_path):
