@@ -25,7 +25,7 @@ def test_no_tensorflow_on_other_backends():
     code = (
         "import sys, numpy as np, keras_transformer as kt\n"
         "tokenizer = kt.Tokenizer.train(['a dog', 'ein Hund'], vocabulary_size=280)\n"
-        "model = kt.Transformer(280, d_model=8, num_heads=2, num_layers=1)\n"
+        "model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1)\n"
         "model.compile()\n"
         "model.fit(kt.Batches(['a dog'], ['ein Hund'], tokenizer, batch_tokens=64), verbose=0)\n"
         "kt.Translator(model, tokenizer).translate(['a dog'], max_length=3)\n"

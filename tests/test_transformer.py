@@ -371,6 +371,8 @@ def test_fit_takes_a_py_dataset_of_differing_shapes():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+# Keras says so of every tf.data of unknown size.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_fit_takes_tf_data_of_differing_shapes():
     import tensorflow as tf
 

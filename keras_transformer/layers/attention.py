@@ -63,6 +63,8 @@ class _MultiHeadAttention(keras.layers.Layer):
         scores = ops.cast(scores, "float32")
         if mask is not None:
             scores = ops.where(mask, scores, -1e9)  # finite: -inf would make NaN of a fully masked row
+        if scores.shape[-1] == 1:
+            return ops.ones_like(scores)  # what softmax gives for one key, but Keras takes it for a mistake and warns
         return ops.softmax(scores, axis=-1)
 
     def _attend(self, query, key, value, mask, training=False):
