@@ -1,8 +1,7 @@
-"""What all tests share: a compile cache for JAX, and where real text lies."""
+"""What all tests share: a compile cache for JAX, and a preset that compiles in a moment."""
 
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +11,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-@pytest.fixture(scope="session")
-def multi30k():
-    """Folder of the Multi30k files; the test is skipped where they are not."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "multi30k"
-    folder = Path(os.environ.get("KERAS_TRANSFORMER_MULTI30K", beside))
-    if not (folder / "train.en.gz").is_file():
-        pytest.skip("Multi30k is not here: set KERAS_TRANSFORMER_MULTI30K to its folder")
-    return folder
 
 
 @pytest.fixture
