@@ -10,7 +10,8 @@ import re
 import shutil
 from pathlib import Path
 
-WEIGHTS_FILE = "model.weights.h5"
+from keras_transformer.model_files import WEIGHTS_FILE, new_folder
+
 STATE_FILE = "state.json"
 _NAME = re.compile(r"update-(\d+)")
 
@@ -42,16 +43,13 @@ def save_checkpoint(model, folder, state, keep=2):
     folder = Path(folder)
     model.optimizer.build(model.trainable_variables)
     path = folder / f"update-{int(model.optimizer.iterations)}"
-    new = path.with_name(f".{path.name}-new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    model.save_weights(new / WEIGHTS_FILE)
-    (new / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-    for file in (new / WEIGHTS_FILE, new / STATE_FILE, new):
-        _to_disk(file)
-    if path.exists():
-        shutil.rmtree(path)
-    os.rename(new, path)
+    for unfinished in folder.glob(".update-*"):  # left by a kill
+        shutil.rmtree(unfinished, ignore_errors=True)
+    with new_folder(path, mark=STATE_FILE) as new:
+        model.save_weights(new / WEIGHTS_FILE)
+        (new / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        for file in (new / WEIGHTS_FILE, new / STATE_FILE, new):
+            _to_disk(file)
     _to_disk(folder)
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)

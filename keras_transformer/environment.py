@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-# In the order in which the command line prefers them: see docs/performance.md.
+# In the order in which the command line prefers them, the fastest at the preset tiny first: see docs/results.md.
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 

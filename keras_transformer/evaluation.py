@@ -50,7 +50,7 @@ def bleu(hypotheses, references):
             "BLEU needs one reference for each translation, and at least one. "
             f"Received: {len(hypotheses)} translations, {len(references)} references."
         )
-    import sacrebleu  # takes half a second, which importing this package should not
+    import sacrebleu  # here, so that importing this package does not wait for it
 
     metric = sacrebleu.metrics.BLEU()
     value = min(

@@ -34,11 +34,12 @@ class SeedStream:
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class XavierUniform(keras.initializers.Initializer):
-    """Uniform in +-sqrt(6 / (fan_in + fan_out)), for kernels (fan_in, blocks x fan_out).
+    """Uniform in +-gain sqrt(6 / (fan_in + fan_out)), for kernels (fan_in, blocks x fan_out).
 
     Args:
         seed: int; None draws one.
         blocks: how many projections stand side by side in the last axis; each counts alone.
+        gain: factor of the limit.
 
     Example:
 
@@ -49,9 +50,10 @@ class XavierUniform(keras.initializers.Initializer):
     Reference: Glorot and Bengio 2010, equation 16.
     """
 
-    def __init__(self, seed=None, blocks=1):
+    def __init__(self, seed=None, blocks=1, gain=1.0):
         self.seed = _drawn(seed)
         self.blocks = blocks
+        self.gain = gain
 
     def __call__(self, shape, dtype=None):
         if len(shape) != 2 or shape[1] % self.blocks:
@@ -59,12 +61,12 @@ class XavierUniform(keras.initializers.Initializer):
                 f"XavierUniform is for kernels (in, out) with out divisible by blocks. Received: shape={tuple(shape)}, "
                 f"blocks={self.blocks}."
             )
-        limit = np.sqrt(6.0 / (shape[0] + shape[1] // self.blocks))
+        limit = self.gain * np.sqrt(6.0 / (shape[0] + shape[1] // self.blocks))
         values = np.random.Generator(np.random.PCG64(self.seed)).uniform(-limit, limit, shape)
         return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
 
     def get_config(self):
-        return {"seed": self.seed, "blocks": self.blocks}
+        return {"seed": self.seed, "blocks": self.blocks, "gain": self.gain}
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")

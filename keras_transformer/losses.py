@@ -54,7 +54,7 @@ def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weigh
     )
 
 
-# Rows of a chunk times V: 64 MB of float32 logits. Larger chunks were no faster.
+# Rows of a chunk times V: 64 MB of float32 logits, a few of which live at a time.
 _CHUNK_LOGITS = 2**24
 
 

@@ -5,7 +5,9 @@ not told otherwise: warmup steps and scale of the schedule, label smoothing, pad
 """
 
 PRESETS = {
-    # The Transformer-tiny of small corpora such as Multi30k; the scale puts the peak at 5e-3 for d_model 128.
+    # The Transformer-tiny of small corpora such as Multi30k, as fairseq runs it: dropout at residuals and embeddings alone
+    # (at all four places, BLEU on Multi30k's validation set after 6 epochs is 11.0 instead of 16.2). The scale puts the peak
+    # at 5e-3 for d_model 128.
     "tiny": {
         "model": {
             "num_layers": 4,
@@ -13,6 +15,8 @@ PRESETS = {
             "d_ff": 256,
             "num_heads": 4,
             "dropout": 0.3,
+            "attention_dropout": 0.0,
+            "activation_dropout": 0.0,
             "norm": "post",
         },
         "recipe": {

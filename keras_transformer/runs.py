@@ -76,6 +76,7 @@ class Run:
     Args:
         folder: path of the run.
         settings: Settings.
+        file: where progress is printed; None for standard error.
 
     Raises:
         ValueError: the folder holds a run with other settings, or the texts are not fit to train on.
@@ -93,9 +94,8 @@ class Run:
         self.file = file
         recipe = get_preset(settings.preset)["recipe"]
         self._check_settings()
-        pairs = read_pairs(
-            settings.source, settings.target
-        )  # before anything is written: a wrong file leaves no folder
+        # All text is read before anything is written: a wrong file leaves no folder.
+        pairs = read_pairs(settings.source, settings.target)
         validation = None
         if settings.valid_source is not None:
             validation = read_pairs(settings.valid_source, settings.valid_target)

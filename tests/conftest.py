@@ -13,11 +13,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-@pytest.fixture
-def tiny_is_one_layer(monkeypatch):
+@pytest.fixture(scope="module")
+def tiny_is_one_layer():
     """Lets the preset "tiny" mean a model that is compiled in a moment: these tests are about what is around it."""
     from keras_transformer.presets import PRESETS
 
-    monkeypatch.setitem(
-        PRESETS["tiny"], "model", {"num_layers": 1, "d_model": 8, "d_ff": 16, "num_heads": 2, "dropout": 0.0}
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = {"num_layers": 1, "d_model": 8, "d_ff": 16, "num_heads": 2, "dropout": 0.0}
+        patch.setitem(PRESETS["tiny"], "model", sizes)
+        yield

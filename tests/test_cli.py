@@ -11,19 +11,11 @@ from click.testing import CliRunner
 import keras_transformer as kt
 from keras_transformer.callbacks import read_curves
 from keras_transformer.cli import main
-from keras_transformer.presets import PRESETS
 
 EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps", "a bird sings"] * 8
 DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft", "ein Vogel singt"] * 8
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_is_one_layer():
-    """The preset "tiny" as a model that is compiled in a moment: these tests are about what is around it."""
-    with pytest.MonkeyPatch.context() as patch:
-        sizes = {"num_layers": 1, "d_model": 8, "d_ff": 16, "num_heads": 2, "dropout": 0.0}
-        patch.setitem(PRESETS["tiny"], "model", sizes)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_is_one_layer")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +33,7 @@ def train_arguments(texts, output, *more):
 
 
 @pytest.fixture(scope="module")
-def run(texts, tmp_path_factory):
+def run(texts, tmp_path_factory, tiny_is_one_layer):
     folder = tmp_path_factory.mktemp("runs") / "en-de"
     result = CliRunner().invoke(main, train_arguments(texts, folder, "--epochs", "2"), catch_exceptions=False)
     assert result.exit_code == 0, result.output

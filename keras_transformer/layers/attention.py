@@ -17,6 +17,9 @@ from keras_transformer.backend import fused_attention
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.projection import Projection
 
+# Query, key and value kernels are drawn as PyTorch and fairseq do, sqrt(2) below Xavier's limit: post-LN learns faster from
+# flatter first attention (preset tiny on Multi30k, validation BLEU after 6 epochs: 11.0; 6.5 with a gain of 1).
+_GAIN = 2**-0.5
 
 class _MultiHeadAttention(keras.layers.Layer):
     """What both kinds share: arguments, scores, weighted sum, output projection."""
@@ -35,10 +38,10 @@ class _MultiHeadAttention(keras.layers.Layer):
         self._seeds = SeedStream(seed)
         self._weight_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
-    def _projection(self, blocks, name):
+    def _projection(self, blocks, name, gain=1.0):
         return Projection(
             blocks * self.d_model,
-            kernel_initializer=XavierUniform(seed=self._seeds.next(), blocks=blocks),
+            kernel_initializer=XavierUniform(seed=self._seeds.next(), blocks=blocks, gain=gain),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -47,10 +50,10 @@ class _MultiHeadAttention(keras.layers.Layer):
         """(B, T, blocks D) -> a list of ``blocks`` tensors (B, H, T, K)."""
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         x = ops.reshape(x, (batch, length, blocks, self.num_heads, self.d_model // self.num_heads))
-        # unstack, not x[block]: the gradient of a slice fills a tensor of zeros for each block (40 % of a step on TensorFlow)
-        return ops.unstack(
-            ops.transpose(x, (2, 0, 3, 1, 4)), blocks
-        )  # (blocks, B, H, T, K) -> blocks times (B, H, T, K)
+        x = ops.transpose(x, (2, 0, 3, 1, 4))  # (blocks, B, H, T, K)
+        # Not x[block]: the gradient of a slice fills a tensor of zeros for each block, which on TensorFlow took 0.38 of
+        # the 0.93 s of a profiled step (preset tiny, V = 500).
+        return ops.unstack(x, blocks)
 
     def _merge(self, x):
         """(B, H, T, K) -> (B, T, D)"""
@@ -128,7 +131,7 @@ class SelfAttention(_MultiHeadAttention):
 
     def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
         super().__init__(d_model, num_heads, dropout, seed, **kwargs)
-        self.query_key_value = self._projection(3, "query_key_value")
+        self.query_key_value = self._projection(3, "query_key_value", gain=_GAIN)
         self.output_projection = self._projection(1, "output")
 
     def build(self, x_shape):
@@ -196,8 +199,8 @@ class CrossAttention(_MultiHeadAttention):
 
     def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
         super().__init__(d_model, num_heads, dropout, seed, **kwargs)
-        self.query = self._projection(1, "query")
-        self.key_value = self._projection(2, "key_value")
+        self.query = self._projection(1, "query", gain=_GAIN)
+        self.key_value = self._projection(2, "key_value", gain=_GAIN)
         self.output_projection = self._projection(1, "output")
 
     def build(self, x_shape, encoder_output_shape):
