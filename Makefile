@@ -5,7 +5,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BACKEND ?= tensorflow
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PYTEST = -m pytest
+# Two processes of one thread each: most of the time goes into tracing and compiling, which use one core.
+PYTEST = -m pytest --numprocesses 2 --dist loadfile
+test-%: export OMP_NUM_THREADS = 1
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean
 

@@ -206,3 +206,17 @@ def sync_state(model):
     """Lets a callback read the variables of a model within an epoch: on JAX ``fit`` keeps their values to itself."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
+
+
+def portable_config(config):
+    """A compile configuration that loads on every backend.
+
+    Optimizers under PyTorch serialise as a class private to that backend, and jit_compile as already resolved.
+    """
+    if isinstance(config, dict):
+        config = {key: portable_config(value) for key, value in config.items()}
+        if str(config.get("module", "")).startswith("keras.src.backend.torch.optimizers"):
+            config |= {"module": "keras.optimizers", "registered_name": None}
+        if "jit_compile" in config:
+            config["jit_compile"] = "auto"
+    return config

@@ -10,7 +10,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_transformer.backend import keep_state
+from keras_transformer.backend import keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
@@ -407,7 +407,7 @@ class Transformer(keras.Model):
         config = super().get_compile_config()
         if config and self._scoring.metrics:
             config["metrics"] = [keras.saving.serialize_keras_object(metric) for metric in self._scoring.metrics[1:]]
-        return _portable(config)
+        return portable_config(config)
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -455,14 +455,3 @@ class _Scoring:
             yield
         finally:
             self.open = False
-
-
-def _portable(config):
-    """Optimizers under torch serialise as a class private to that backend, and jit_compile as already resolved."""
-    if isinstance(config, dict):
-        config = {key: _portable(value) for key, value in config.items()}
-        if str(config.get("module", "")).startswith("keras.src.backend.torch.optimizers"):
-            config |= {"module": "keras.optimizers", "registered_name": None}
-        if "jit_compile" in config:
-            config["jit_compile"] = "auto"
-    return config

@@ -297,17 +297,17 @@ def test_wrong_texts_are_refused(tokenizer, text, message):
 
 
 def test_save_load_bytes_and_pickle_give_the_same_tokenizer(tokenizer, tmp_path):
-    tokenizer.save(tmp_path / "tokenizer.model")
+    tokenizer.save(tmp_path / "new" / "tokenizer.model")
     ids = tokenizer.encode([*DE, "🐕"])
     for copy in (
-        kt.Tokenizer.load(tmp_path / "tokenizer.model"),
-        kt.Tokenizer.load(str(tmp_path / "tokenizer.model")),
+        kt.Tokenizer.load(tmp_path / "new" / "tokenizer.model"),
+        kt.Tokenizer.load(str(tmp_path / "new" / "tokenizer.model")),
         kt.Tokenizer.from_bytes(tokenizer.to_bytes()),
         pickle.loads(pickle.dumps(tokenizer)),
     ):
         assert copy is not tokenizer and copy == tokenizer and hash(copy) == hash(tokenizer)
         assert copy.encode([*DE, "🐕"]) == ids and vocabulary(copy) == vocabulary(tokenizer)
-    alone = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    alone = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "new" / "tokenizer.model"))
     assert alone.encode([*DE, "🐕"]) == ids
 
 

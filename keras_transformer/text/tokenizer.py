@@ -160,8 +160,10 @@ class Tokenizer:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, path):
-        """Writes a standard SentencePiece model file, which any SentencePiece reads."""
-        Path(path).write_bytes(self._serialized)
+        """Writes a standard SentencePiece model file, which any SentencePiece reads; a missing folder is made."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._serialized)
 
     @classmethod
     def from_bytes(cls, serialized):

@@ -1,0 +1,131 @@
+"""The frame of the benchmarks: contenders in processes of their own, measured in turn; medians and JSON.
+
+A contender is a child process that prepares itself, says so, and then waits. The parent asks one after the other for a burst of
+work, round after round, so that a change of the machine's speed meets all of them alike. Only one works at a time.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+THREADS = str(os.cpu_count())
+PACKAGES = ("keras", "tensorflow", "jax", "torch", "keras-nlp", "transformers", "numpy")
+
+
+def serve(burst):
+    """The child's side: runs ``burst()`` whenever asked, and answers with what it returns (a dict of numbers)."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(burst()), file=answers, flush=True)
+
+
+class Contender:
+    """A child process of one contender.
+
+    Args:
+        name: as the table says it.
+        command: its command line.
+        environment: variables it gets beside the parent's.
+    """
+
+    def __init__(self, name, command, environment=()):
+        self.name = name
+        threads = {"OMP_NUM_THREADS": THREADS, "TF_NUM_INTRAOP_THREADS": THREADS, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._child = subprocess.Popen(
+            command,
+            env=os.environ | threads | dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def _answer(self):
+        line = self._child.stdout.readline()
+        if not line:
+            self._child.wait()
+            raise RuntimeError(f"{self.name} ended: {self._child.stderr.read().strip()[-1500:]}")
+        return json.loads(line)
+
+    def burst(self):
+        self._child.stdin.write("go\n")
+        self._child.stdin.flush()
+        return self._answer() | {"peak_mb": self._peak_mb()}
+
+    def _peak_mb(self):
+        with open(f"/proc/{self._child.pid}/status") as lines:
+            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+    def close(self):
+        self._child.kill()
+        self._child.wait()
+
+
+def measure(commands, rounds, echo=print):
+    """Runs all contenders side by side; returns {name: list of what each burst gave}.
+
+    Args:
+        commands: {name: (command line, environment)}. One that cannot start is reported and left out.
+        rounds: how often each is asked.
+    """
+    contenders = []
+    for name, (command, environment) in commands.items():
+        try:
+            contenders.append(Contender(name, command, environment))
+        except RuntimeError as error:
+            echo(f"left out: {error}")
+    results = {contender.name: [] for contender in contenders}
+    try:
+        for _ in range(rounds):
+            for contender in contenders:
+                results[contender.name].append(contender.burst())
+    finally:
+        for contender in contenders:
+            contender.close()
+    return results
+
+
+def median(bursts, key):
+    return statistics.median(burst[key] for burst in bursts)
+
+
+def spread(bursts, key):
+    """Half the distance of the quartiles, as a share of the median."""
+    if len(bursts) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles((burst[key] for burst in bursts), n=4)
+    return (high - low) / 2 / middle
+
+
+def machine():
+    """Date, processor and versions, for the JSON and the table's head."""
+    with open("/proc/cpuinfo") as lines:
+        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor,
+        "threads": int(THREADS),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def write_json(file, table, results, **more):
+    """Everything that was measured, so that a table can be made again."""
+    with open(file, "w", encoding="utf-8") as out:
+        json.dump({"table": table, "machine": machine(), **more, "results": results}, out, indent=1)
+        out.write("\n")

@@ -1,0 +1,101 @@
+"""One training step, side by side: ours and its peers on each backend, in target tokens a second.
+
+    python benchmarks/train.py --size small --rounds 10
+
+Ours drops out at the four places of the paper's recipe (residual, embedding + position, attention weights, activation); the
+peers as they come. ``--dropout 0`` takes dropout from all. A contender whose package is missing is left out, and said so.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+from harness import machine, measure, median, spread, write_json
+
+SIZES = {  # benchmark sizes, not presets
+    "small": {"num_layers": 3, "d_model": 256, "num_heads": 4, "d_ff": 1024},
+    "base": {"num_layers": 6, "d_model": 512, "num_heads": 8, "d_ff": 2048},
+}
+VOCABULARY, ROWS, LENGTH = 8000, 64, 24
+
+CONTENDERS = {  # name: (function of contenders.py, KERAS_BACKEND, precision)
+    "ours, TensorFlow": ("ours", "tensorflow", "float32"),
+    "ours, JAX": ("ours", "jax", "float32"),
+    "ours, PyTorch": ("ours", "torch", "float32"),
+    "keras-nlp layers, TensorFlow": ("keras_nlp", "tensorflow", "float32"),
+    "keras-nlp layers, JAX": ("keras_nlp", "jax", "float32"),
+    "keras-nlp layers, PyTorch": ("keras_nlp", "torch", "float32"),
+    "JAX by hand": ("jax_by_hand", "jax", "float32"),
+    "torch.nn.Transformer": ("torch_transformer", "torch", "float32"),
+    "MarianMTModel": ("marian", "torch", "float32"),
+    "ours, TensorFlow, bfloat16": ("ours", "tensorflow", "mixed_bfloat16"),
+    "ours, PyTorch, bfloat16": ("ours", "torch", "mixed_bfloat16"),
+    "torch.nn.Transformer, bfloat16": ("torch_transformer", "torch", "mixed_bfloat16"),
+}
+
+# Rows of the table: ours, and whom it is measured against.
+RATIOS = [
+    ("ours, TensorFlow", "keras-nlp layers, TensorFlow"),
+    ("ours, JAX", "keras-nlp layers, JAX"),
+    ("ours, JAX", "JAX by hand"),
+    ("ours, PyTorch", "keras-nlp layers, PyTorch"),
+    ("ours, PyTorch", "torch.nn.Transformer"),
+    ("ours, PyTorch, bfloat16", "torch.nn.Transformer, bfloat16"),
+    ("ours, PyTorch, bfloat16", "ours, PyTorch"),
+    ("ours, TensorFlow, bfloat16", "ours, TensorFlow"),
+]
+
+
+def step_flops(num_layers, d_model, num_heads, d_ff):
+    """Multiplications and additions of the matrix products of one step: forward, and twice that backward."""
+    tokens = ROWS * LENGTH
+    encoder = 4 * d_model**2 + 2 * d_model * d_ff
+    decoder = 8 * d_model**2 + 2 * d_model * d_ff
+    products = num_layers * (encoder + decoder) + d_model * VOCABULARY
+    attention = 3 * num_layers * 2 * LENGTH * d_model  # scores and weighted sums of three attentions
+    return 3 * 2 * tokens * (products + attention)
+
+
+@click.command(help=__doc__)
+@click.option("--size", type=click.Choice(list(SIZES)), default="small", show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--seconds", type=float, default=3.0, show_default=True, help="Length of a burst.")
+@click.option("--dropout", type=float, default=0.1, show_default=True)
+@click.option("--only", default="", help="Only contenders whose name has one of these words (comma-separated).")
+@click.option("--json", "file", default=None, help="Where to write every measurement.")
+def main(size, rounds, seconds, dropout, only, file):
+    script = Path(__file__).with_name("contenders.py")
+    commands = {}
+    for name, (function, backend, precision) in CONTENDERS.items():
+        if any(word.strip() in name for word in only.split(",")):
+            arguments = [function, "--size", size, "--precision", precision]
+            arguments += ["--dropout", str(dropout), "--seconds", str(seconds)]
+            commands[name] = [sys.executable, str(script), *arguments], {"KERAS_BACKEND": backend}
+    commands["matrix products"] = [sys.executable, str(script), "matmul", "--seconds", "1"], {}
+    results = measure(commands, rounds, echo=click.echo)
+    rate = median(results["matrix products"], "flops")
+    about = machine()
+    click.echo(f"{about['processor']}, {about['threads']} threads, {about['date']}, {about['versions']}")
+    click.echo(
+        f"size {size}, dropout {dropout}, {rounds} rounds; matrix products run at {rate / 1e9:.0f} GFLOP/s (float32)"
+    )
+    click.echo(f"{'':34}{'tokens/s':>9} {'spread':>7} {'of rate':>8} {'peak MB':>8}")
+    flops_a_token = step_flops(**SIZES[size]) / (ROWS * LENGTH)
+    for name, bursts in results.items():
+        if name == "matrix products":
+            continue
+        speed = median(bursts, "tokens_per_second")
+        share = f"{speed * flops_a_token / rate:.0%}"
+        click.echo(
+            f"{name:34}{speed:9.0f} {spread(bursts, 'tokens_per_second'):7.1%} {share:>8} {median(bursts, 'peak_mb'):8.0f}"
+        )
+    for ours, peer in RATIOS:
+        if ours in results and peer in results:
+            ratio = median(results[ours], "tokens_per_second") / median(results[peer], "tokens_per_second")
+            click.echo(f"{ratio:5.2f}  {ours} / {peer}")
+    if file:
+        write_json(file, "train", results, size=size, dropout=dropout, flops_a_token=flops_a_token)
+
+
+if __name__ == "__main__":
+    main()
