@@ -15,23 +15,10 @@ def gather_rows(table, ids):
     """Rows of ``table`` (V, D) at integer ``ids`` (...): (..., D), with a dense gradient on every backend.
 
     TensorFlow's own gather yields ``IndexedSlices`` whose duplicate rows are not summed before Adam squares them, so
-    that a token that occurs twice in a batch gets another update than on JAX and PyTorch. Here the rows are summed.
+    that a token that occurs twice in a batch gets another update than on JAX and PyTorch. The gradient of a reshape is
+    always dense there, so one that changes nothing stands between, and costs nothing.
     """
-    if keras.backend.backend() != "tensorflow":
-        return ops.take(table, ids, axis=0)
-    import tensorflow as tf
-
-    table = tf.convert_to_tensor(table)
-
-    @tf.custom_gradient
-    def gather(table):
-        def gradient(upstream):
-            rows = tf.reshape(upstream, (-1, table.shape[-1]))
-            return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, (-1,)), table.shape[0])
-
-        return tf.gather(table, ids), gradient
-
-    return gather(table)
+    return ops.take(ops.reshape(table, table.shape), ids, axis=0)
 
 
 def fused_attention(query, key, value, mask, scale):

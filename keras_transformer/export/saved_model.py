@@ -113,12 +113,7 @@ def _write(model, folder, options):
         return {"ids": ids, "scores": scores}
 
     module.serve = serve
-    tf.saved_model.save(
-        module,
-        str(folder),
-        signatures={"serving_default": serve},
-        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-    )
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
     _compare(search, tf.saved_model.load(str(folder)).signatures["serving_default"])
 
 
