@@ -11,7 +11,7 @@ import click
 import yaml
 
 from keras_transformer._version import __version__
-from keras_transformer.environment import BACKENDS, check_backend, installed_backends
+from keras_transformer.environment import BACKENDS, check_backend, installed_backends, keep_compiled
 
 
 class _Commands(click.Group):
@@ -37,6 +37,7 @@ def _use_backend(context, parameter, name):
         raise click.ClickException(str(error)) from None
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_compiled()
     _start_keras()
     return name
 

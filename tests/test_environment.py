@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,17 @@ def test_missing_backend_is_one_clear_error():
     assert last.startswith("ValueError: Keras is to run on the backend 'torch', but PyTorch is not installed.")
     assert "pip install 'keras-transformer[torch]'" in last
     assert f"KERAS_BACKEND={next(name for name in installed_backends() if name != 'torch')}" in last
+
+
+def test_what_jax_compiles_for_the_command_line_is_kept(tmp_path):
+    """In the user's cache folder, or where JAX's own variable says."""
+    pytest.importorskip("jax")
+    command = [sys.executable, "-m", "keras_transformer", "translate", str(tmp_path / "nowhere"), "--backend", "jax"]
+    for own in (None, str(tmp_path / "own")):
+        environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+        environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        if own:
+            environment["JAX_COMPILATION_CACHE_DIR"] = own
+        subprocess.run(command, env=environment, capture_output=True, check=False)
+        folder = Path(own) if own else tmp_path / "keras_transformer" / "jax"
+        assert list(folder.iterdir())
