@@ -34,6 +34,49 @@ def fused_attention(query, key, value, mask, scale):
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
+def dropout(x, rate, seed):
+    """``x`` with a share ``rate`` of its elements dropped and the others scaled up, as keras.random.dropout, but faster.
+
+    On JAX a hash of each element's index gives the bits: XLA computes it where it is needed, while its own generator
+    took 20 % of a training step. On TensorFlow one random word serves two elements: half of what dropout cost, 9 % of
+    a step (both: 3 + 3 layers of width 256 on a CPU). PyTorch's kernel leaves nothing to gain.
+
+    Args: x any shape, rate in [0, 1), seed a keras.random.SeedGenerator. Returns a tensor like x.
+    """
+    name = keras.backend.backend()
+    if name == "torch":
+        return keras.random.dropout(x, rate, seed=seed)
+    keep = _kept_jax(x, rate, seed) if name == "jax" else _kept_tensorflow(x, rate, seed)
+    return x * ops.cast(ops.where(keep, 1 / (1 - rate), 0.0), x.dtype)
+
+
+def _kept_jax(x, rate, seed):
+    import jax
+    import jax.numpy as jnp
+
+    def mix(bits):
+        """A bijection of uint32 in which each input bit flips each output bit in about half of all cases (lowbias32)."""
+        bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+        bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+        return bits ^ (bits >> 16)
+
+    first, second = seed.next().astype(jnp.uint32)  # the layer's own, and how often it was drawn
+    one, other = mix(first ^ mix(second)), mix(second ^ mix(~first))
+    index = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    return mix(mix(index ^ one) + other) >= jnp.uint32(round(rate * 2**32))
+
+
+def _kept_tensorflow(x, rate, seed):
+    import tensorflow as tf
+
+    shape = tf.shape(x)
+    size = tf.reduce_prod(shape)
+    seed = tf.cast(tf.convert_to_tensor(seed.next()), tf.int32)
+    words = tf.random.stateless_uniform([(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
+    bits = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size]
+    return tf.reshape(bits >= tf.constant(round(rate * 2**16), tf.uint16), shape)
+
+
 def top_k(values, k):
     """The ``k`` largest of the last axis and their indices; ties go to the lowest index on every backend.
 

@@ -14,6 +14,7 @@ from keras_transformer.backend import keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
 from keras_transformer.layers.encoder import Encoder
 from keras_transformer.layers.masking import padding_mask
@@ -171,7 +172,7 @@ class Transformer(keras.Model):
         if self.tie_embeddings is None:
             self.output_projection = OutputProjection(**table, seed=seeds.next(), name="output_projection")
         self.positions = SinusoidalPositions(dtype=self.dtype_policy, name="positions")
-        self.embedding_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.embedding_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
         self.encoder = Encoder(self.num_layers, seed=seeds.next(), name="encoder", **shared)
         self.decoder = Decoder(self.num_decoder_layers, seed=seeds.next(), name="decoder", **shared)
 

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_transformer.backend import fused_attention
 from keras_transformer.initializers import SeedStream, XavierUniform
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.projection import Projection
 
 # Query, key and value kernels are drawn as PyTorch and fairseq do, sqrt(2) below Xavier's limit: post-LN learns faster from
@@ -37,7 +38,7 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.dropout = dropout
         self.seed = seed
         self._seeds = SeedStream(seed)
-        self._weight_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self._weight_dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def _projection(self, blocks, name, gain=1.0):
         return Projection(

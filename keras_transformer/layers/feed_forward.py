@@ -3,6 +3,7 @@
 import keras
 
 from keras_transformer.initializers import SeedStream, XavierUniform
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.projection import Projection
 
 
@@ -43,7 +44,7 @@ class FeedForward(keras.layers.Layer):
         seeds = SeedStream(seed)
         self.inner = self._projection(self.d_ff, seeds.next(), "inner")
         self.outer = self._projection(d_model, seeds.next(), "outer")
-        self._activation_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self._activation_dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def _projection(self, units, seed, name):
         return Projection(units, kernel_initializer=XavierUniform(seed=seed), dtype=self.dtype_policy, name=name)

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_transformer.layers.dropout import Dropout
+
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class Residual(keras.layers.Layer):
@@ -49,7 +51,7 @@ class Residual(keras.layers.Layer):
         self.residual_dropout_position = residual_dropout_position
         self.epsilon = epsilon
         self.layer_norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
-        self._residual_dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self._residual_dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):
         self.layer_norm.build(x_shape)
