@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_transformer.backend import fold_chunks
+from keras_transformer.backend import fold_chunks, matrix_product, max_and_argmax
 
 
 class TokenStatistics(NamedTuple):
@@ -25,6 +25,38 @@ class TokenStatistics(NamedTuple):
         return self.loss / ops.where(self.tokens > 0, self.tokens, 1.0)
 
 
+def token_weights(labels, pad_id=0, sample_weight=None):
+    """What each position counts: (B, T) float32; 0 at padding, elsewhere ``sample_weight``, or 1 without.
+
+    Args:
+        labels: (B, T) integer ids; pad_id marks positions that do not count.
+        pad_id: the padding id.
+        sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
+
+    Raises:
+        ValueError: sample_weight has another rank.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.losses import token_weights
+    >>> np.asarray(token_weights(np.array([[5, 0]]), sample_weight=np.array([2.0]))).tolist()
+    [[2.0, 0.0]]
+    """
+    weights = ops.cast(ops.not_equal(labels, pad_id), "float32")
+    if sample_weight is None:
+        return weights
+    sample_weight = ops.cast(sample_weight, "float32")
+    if len(sample_weight.shape) == 1:
+        sample_weight = sample_weight[:, None]  # (B,) -> (B, 1)
+    if len(sample_weight.shape) != 2:
+        raise ValueError(
+            "sample_weight must have shape (B, T), a weight for each token, or (B,) or (B, 1), one for each row. "
+            f"Received: shape {tuple(sample_weight.shape)}."
+        )
+    return weights * sample_weight
+
+
 def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weight=None):
     """TokenStatistics of logits (B, T, V) and integer labels (B, T).
 
@@ -36,26 +68,28 @@ def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weigh
         labels: (B, T) integer ids; pad_id marks positions that do not count.
         label_smoothing: e.
         pad_id: the padding id.
-        sample_weight: (B, T) weights of the tokens, or None.
+        sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
     """
     logits = ops.cast(logits, "float32")
-    weights = ops.cast(ops.not_equal(labels, pad_id), "float32")  # (B, T)
-    if sample_weight is not None:
-        weights = weights * ops.cast(sample_weight, "float32")
+    weights = token_weights(labels, pad_id, sample_weight)  # (B, T)
+    labels = ops.cast(labels, "int32")
     normalizer = ops.logsumexp(logits, axis=-1)  # (B, T)
-    label_logits = ops.take_along_axis(logits, ops.cast(labels, "int32")[..., None], axis=-1)[..., 0]
-    likelihood = normalizer - label_logits
-    uniform = normalizer - ops.mean(logits, axis=-1)
-    loss = (1.0 - label_smoothing) * likelihood + label_smoothing * uniform
-    correct = ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), ops.cast(labels, "int32")), "float32")
-    return TokenStatistics(
-        *(ops.sum(weights * values) for values in (loss, likelihood, correct)),
-        ops.sum(weights),
-    )
+    mean_logit = ops.mean(logits, axis=-1)
+    return _weighted_sums(normalizer, logits, mean_logit, max_and_argmax(logits)[1], labels, weights, label_smoothing)
+
+
+def _weighted_sums(normalizer, logits, mean_logit, predicted, labels, weights, label_smoothing):
+    """TokenStatistics of rows of logits (..., V); all else has their shape but for V."""
+    likelihood = normalizer - ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    loss = (1.0 - label_smoothing) * likelihood + label_smoothing * (normalizer - mean_logit)
+    correct = ops.cast(ops.equal(ops.cast(predicted, "int32"), labels), "float32")
+    return TokenStatistics(*(ops.sum(weights * values) for values in (loss, likelihood, correct)), ops.sum(weights))
 
 
 # Rows of a chunk times V: 64 MB of float32 logits, a few of which live at a time.
 _CHUNK_LOGITS = 2**24
+# And rows at most, for small V: a float16 sum over so many hidden states (of unit variance, after a LayerNorm) stays in range.
+_CHUNK_ROWS = 2**12
 
 
 def projected_token_statistics(
@@ -73,9 +107,9 @@ def projected_token_statistics(
         labels: (B, T) integer ids; pad_id marks positions that do not count.
         label_smoothing: e.
         pad_id: the padding id.
-        sample_weight: (B, T) weights of the tokens, or None.
+        sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
         training: whether ``loss`` shall have a gradient, by hidden and table.
-        chunk_size: rows projected at a time; None for as many as make 2**24 logits.
+        chunk_size: rows projected at a time; None for as many as make 2**24 logits, 4096 at most.
 
     Example:
 
@@ -85,13 +119,13 @@ def projected_token_statistics(
     >>> round(float(projected_token_statistics(hidden, table, np.array([[1, 0]])).mean_loss), 4)
     1.3863
     """
-    table = ops.convert_to_tensor(table)
+    table = ops.reshape(
+        table, table.shape
+    )  # eager TensorFlow would hand a variable on as it is, which custom_gradient refuses
     hidden = ops.reshape(ops.convert_to_tensor(hidden), (-1, table.shape[1]))  # (B, T, D) -> (N, D)
+    weights = ops.reshape(token_weights(labels, pad_id, sample_weight), (-1,))  # (N,)
     labels = ops.reshape(ops.cast(labels, "int32"), (-1,))  # (N,)
-    weights = ops.cast(ops.not_equal(labels, pad_id), "float32")  # (N,)
-    if sample_weight is not None:
-        weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-    chunk_size = chunk_size or max(_CHUNK_LOGITS // table.shape[0], 1)
+    chunk_size = chunk_size or min(max(_CHUNK_LOGITS // table.shape[0], 1), _CHUNK_ROWS)
 
     def score(hidden, table):
         sums, hidden_gradient, table_gradient = _score_in_chunks(
@@ -121,36 +155,36 @@ def _score_in_chunks(hidden, table, labels, weights, label_smoothing, chunk_size
     chunk_size = min(chunk_size, rows) if isinstance(rows, int) else ops.minimum(chunk_size, rows)
     projection = ops.cast(table, hidden.dtype)  # (V, D)
     mean_row = ops.mean(table, axis=0)  # (D,)
+    weighted = weights[:, None] * ops.cast(hidden, "float32")  # (N, D)
 
     def score_chunk(carry, chunk):
         sums, table_gradient = carry
-        hidden, labels, weights = chunk  # (C, D), (C,), (C,)
-        logits = ops.cast(ops.matmul(hidden, ops.transpose(projection)), "float32")  # (C, V)
-        highest = ops.max(logits, axis=-1)
-        exponentials = ops.exp(logits - highest[:, None])
-        total = ops.sum(exponentials, axis=-1)
-        normalizer = ops.log(total) + highest  # logsumexp
-        likelihood = normalizer - ops.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-        uniform = normalizer - ops.matmul(ops.cast(hidden, "float32"), mean_row)
-        loss = (1.0 - label_smoothing) * likelihood + label_smoothing * uniform
-        correct = ops.cast(ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels), "float32")
-        sums = sums + ops.stack([ops.sum(weights * values) for values in (loss, likelihood, correct)])
+        hidden, weighted, labels, weights = chunk  # (C, D), (C, D), (C,), (C,)
+        logits = ops.cast(matrix_product(hidden, ops.transpose(projection)), "float32")  # (C, V)
+        highest, predicted = max_and_argmax(logits)
+        softmax = ops.softmax(logits, axis=-1)
+        # softmax is 1 / sum(exp(logits - highest)) where the logit is highest: logsumexp without another pass.
+        normalizer = highest - ops.log(ops.max(softmax, axis=-1))
+        mean_logit = ops.matmul(ops.cast(hidden, "float32"), mean_row)
+        counted = _weighted_sums(normalizer, logits, mean_logit, predicted, labels, weights, label_smoothing)
+        sums = sums + ops.stack(counted[:3])
         if not training:
             return (sums, table_gradient), None
-        softmax = ops.cast(exponentials * (weights / total)[:, None], hidden.dtype)
-        table_gradient = table_gradient + ops.cast(ops.matmul(ops.transpose(softmax), hidden), "float32")
-        return (sums, table_gradient), ops.cast(ops.matmul(softmax, projection), "float32")
+        softmax = ops.cast(softmax, hidden.dtype)
+        weighted = ops.cast(weighted, hidden.dtype)
+        table_gradient = table_gradient + ops.cast(matrix_product(ops.transpose(softmax), weighted), "float32")
+        return (sums, table_gradient), ops.cast(matrix_product(softmax, projection), "float32")
 
     carry = (ops.zeros((3,), dtype="float32"), ops.zeros(table.shape if training else (), dtype="float32"))
-    (sums, table_gradient), hidden_gradient = fold_chunks(score_chunk, carry, (hidden, labels, weights), chunk_size)
+    rows = (hidden, weighted, labels, weights)
+    (sums, table_gradient), expected_rows = fold_chunks(score_chunk, carry, rows, chunk_size)
     if not training:
         return sums, None, None
-    weights = weights[:, None]
-    weighted = weights * ops.cast(hidden, "float32")  # (N, D)
     target_rows = (1.0 - label_smoothing) * ops.take(table, labels, axis=0) + label_smoothing * mean_row
     target_sums = (1.0 - label_smoothing) * ops.segment_sum(weighted, labels, num_segments=table.shape[0])
     uniform_sum = label_smoothing / table.shape[0] * ops.sum(weighted, axis=0)
-    return sums, hidden_gradient - weights * target_rows, table_gradient - target_sums - uniform_sum
+    hidden_gradient = weights[:, None] * (expected_rows - target_rows)
+    return sums, hidden_gradient, table_gradient - target_sums - uniform_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -167,7 +201,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
     Call arguments:
         y_true: (B, T) integer labels.
         y_pred: (B, T, V) logits of any float type; computed in float32.
-        sample_weight: (B, T) weights of the tokens, or None.
+        sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
 
     Returns:
         A float32 scalar.
