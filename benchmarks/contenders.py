@@ -178,7 +178,7 @@ def jax_by_hand(size, dropout, precision):
     return run
 
 
-def torch_transformer(size, dropout, precision):
+def torch_transformer(size, dropout, precision, compiled=False):
     """torch.nn.Transformer, tied output, cross_entropy's own smoothing; under autocast for bfloat16."""
     import torch
     from torch import nn
@@ -203,7 +203,7 @@ def torch_transformer(size, dropout, precision):
             decoded = self.transformer(source, target, tgt_mask=self.causal, tgt_is_causal=True)
             return decoded @ self.embedding.weight.T
 
-    return _torch_steps(Model(), lambda model, source, target: model(source, target), precision)
+    return _torch_steps(Model(), lambda model, source, target: model(source, target), precision, compiled)
 
 
 def marian(size, dropout, precision):
@@ -238,10 +238,51 @@ def marian(size, dropout, precision):
     return _torch_steps(model, logits, precision)
 
 
-def _torch_steps(model, logits, precision):
+def joeynmt(size, dropout, precision):
+    """JoeyNMT's encoder, decoder and embeddings with its softmax tied to both tables."""
+    import torch
+    from joeynmt.decoders import TransformerDecoder
+    from joeynmt.embeddings import Embeddings
+    from joeynmt.encoders import TransformerEncoder
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = {
+                "hidden_size": size["d_model"],
+                "ff_size": size["d_ff"],
+                "num_layers": size["num_layers"],
+                "num_heads": size["num_heads"],
+                "dropout": dropout,
+                "emb_dropout": dropout,
+                "layer_norm": "post",
+            }
+            self.embedding = Embeddings(size["d_model"], scale=True, vocab_size=VOCABULARY, padding_idx=0)
+            nn.init.normal_(self.embedding.lut.weight, std=size["d_model"] ** -0.5)
+            self.encoder = TransformerEncoder(**sizes)
+            self.decoder = TransformerDecoder(**sizes, vocab_size=VOCABULARY)
+            self.decoder.output_layer.weight = self.embedding.lut.weight
+            self.mask = torch.ones(ROWS, 1, LENGTH, dtype=torch.bool)
+
+        def forward(self, source, target):
+            encoded, _ = self.encoder(self.embedding(source), None, self.mask)
+            return self.decoder(self.embedding(target), encoded, None, self.mask, LENGTH, None, trg_mask=self.mask)[0]
+
+    return _torch_steps(Model(), lambda model, source, target: model(source, target), precision)
+
+
+def torch_compiled(size, dropout, precision):
+    """torch.nn.Transformer as above, through torch.compile."""
+    return torch_transformer(size, dropout, precision, compiled=True)
+
+
+def _torch_steps(model, logits, precision, compiled=False):
     import torch
 
     model.train()
+    if compiled:
+        model = torch.compile(model)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4, betas=(0.9, 0.98), eps=1e-9)
     source, target, labels = (torch.tensor(part, dtype=torch.long) for part in batch())
 
@@ -293,7 +334,7 @@ def matmul(seconds):
 def main(name, size, dropout, precision, seconds):
     if name == "matmul":
         return serve(matmul(seconds))
-    functions = (ours, keras_nlp, jax_by_hand, torch_transformer, marian)
+    functions = (ours, keras_nlp, jax_by_hand, torch_transformer, torch_compiled, marian, joeynmt)
     run = {function.__name__: function for function in functions}[name](SIZES[size], dropout, precision)
     run(2)  # traces and compiles
     begin = time.perf_counter()

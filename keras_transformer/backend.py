@@ -24,17 +24,23 @@ def gather_rows(table, ids):
     return ops.take(ops.reshape(table, table.shape), ids, axis=0)
 
 
-def fused_attention(query, key, value, mask, scale):
-    """Attention in one kernel of the backend, or None where the backend has none.
+def fused_attention(query, key, value, mask, scale, dropout_rate=0.0):
+    """Attention in one kernel of the backend, or None where the backend has none for the case.
+
+    PyTorch's takes dropout on a GPU only, from the device's generator. TensorFlow has no such kernel, and XLA fuses the plain
+    form on JAX.
 
     Args: query (B, H, T, K), key and value (B, H, S, K), mask boolean and broadcastable to (B, H, T, S) or None,
-    scale a float. Returns (B, H, T, K) or None.
+    scale a float, dropout_rate of the weights. Returns (B, H, T, K) or None.
     """
-    if keras.backend.backend() != "torch":
-        return None  # TensorFlow has no such kernel; XLA fuses the plain form on JAX.
-    import torch
+    name = keras.backend.backend()
+    if name == "torch" and (not dropout_rate or query.device.type == "cuda"):
+        import torch
 
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale, dropout_p=dropout_rate
+        )
+    return None
 
 
 def matrix_product(a, b):
@@ -141,7 +147,7 @@ def dropout(x, rate, seed):
     kernel draws from the device's generator, which keras.utils.set_random_seed seeds: a seed from the host would make
     the host wait.
 
-    Args: x any shape, rate in [0, 1), seed a keras.random.SeedGenerator. Returns a tensor like x.
+    Args: x any shape, rate in [0, 1), seed what keras.random.SeedGenerator.next() gives. Returns a tensor like x.
     """
     name = keras.backend.backend()
     if name == "torch" and x.device.type != "cpu":
@@ -160,7 +166,7 @@ def _kept_jax(x, rate, seed):
         bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
         return bits ^ (bits >> 16)
 
-    first, second = seed.next().astype(jnp.uint32)  # the layer's own, and how often it was drawn
+    first, second = seed.astype(jnp.uint32)  # the layer's own, and how often it was drawn
     one, other = mix(first ^ mix(second)), mix(second ^ mix(~first))
     index = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
     return mix(mix(index ^ one) + other) >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
@@ -170,7 +176,7 @@ def _kept_tensorflow(x, rate, seed):
     import tensorflow as tf
 
     size = tf.size(x)
-    seed = tf.cast(tf.convert_to_tensor(seed.next()), tf.int32)
+    seed = tf.cast(tf.convert_to_tensor(seed), tf.int32)
     words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.uint32)
     # A bijection of the words (lowbias32, without its last shift) gives as many again, for less than drawing them.
     mixed = tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(16, tf.uint32)))
@@ -187,7 +193,7 @@ def _kept_torch(x, rate, seed):
     if x.device.type == "meta":
         return torch.ones_like(x, dtype=torch.bool)
     # PyTorch takes 32 bits of a seed; these are mixed from the layer's own and how often it was drawn.
-    mixed = np.random.SeedSequence(seed.next().tolist()).generate_state(1)
+    mixed = np.random.SeedSequence(seed.tolist()).generate_state(1)
     generator = torch.Generator().manual_seed(int(mixed[0]))
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
@@ -265,14 +271,14 @@ def fold_chunks(function, carry, rows, chunk_size):
     def split(x):
         missing = num_chunks * chunk_size - num_rows
         if not (isinstance(missing, int) and missing == 0):
-            x = ops.concatenate([x, ops.zeros((missing, *x.shape[1:]), dtype=x.dtype)])
-        return ops.reshape(x, (num_chunks, chunk_size, *x.shape[1:]))
+            x = ops.concatenate([x, ops.zeros((missing, *ops.shape(x)[1:]), dtype=x.dtype)])
+        return ops.reshape(x, (num_chunks, chunk_size, *ops.shape(x)[1:]))
 
     chunks = tuple(split(x) for x in rows)
     fold = {"tensorflow": _fold_tensorflow, "jax": _fold_jax, "torch": _fold_torch}[keras.backend.backend()]
     carry, given = fold(function, carry, chunks)
     if given is not None:
-        given = ops.reshape(given, (-1, *given.shape[2:]))[:num_rows]
+        given = ops.reshape(given, (-1, *ops.shape(given)[2:]))[:num_rows]
     return carry, given
 
 

@@ -81,22 +81,28 @@ def which(rows, candidates, atol=2e-5):
 
 def value_and_gradient(function, x):
     """A scalar function's value and its gradient at x, both as the backend gives them."""
+    value, (gradient,) = value_and_gradients(function, x)
+    return value, gradient
+
+
+def value_and_gradients(function, *xs):
+    """A scalar function's value and its gradients by each of xs, all as the backend gives them."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        x = tf.constant(x)
+        xs = [tf.constant(x) for x in xs]
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = function(x)
-        return value, tape.gradient(value, x)
+            tape.watch(xs)
+            value = function(*xs)
+        return value, tape.gradient(value, xs)
     if backend == "jax":
         import jax
 
-        return jax.value_and_grad(function)(jax.numpy.asarray(x))
+        return jax.value_and_grad(function, argnums=range(len(xs)))(*map(jax.numpy.asarray, xs))
     import torch
 
-    x = torch.tensor(x, requires_grad=True)
-    value = function(x)
+    xs = [torch.tensor(x, requires_grad=True) for x in xs]
+    value = function(*xs)
     value.backward()
-    return value.detach(), x.grad
+    return value.detach(), [x.grad for x in xs]

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 from keras import ops
 from layer_contract import as_numpy
-from numpy_oracle import attention, value_and_gradient
+from numpy_oracle import attention, value_and_gradient, value_and_gradients
 
-from keras_transformer.backend import compiled, fused_attention, gather_rows, top_k
+from keras_transformer import backend
+from keras_transformer.backend import (
+    compiled,
+    fused_attention,
+    gather_rows,
+    matrix_product,
+    max_and_argmax,
+    top_k,
+)
 
 GENERATOR = np.random.default_rng(0)
 TABLE = GENERATOR.normal(size=(6, 4)).astype("float32")
@@ -96,3 +104,26 @@ def test_a_compiled_function_leaves_the_model_trainable():
     np.testing.assert_allclose(
         after, before + 1.0, atol=1e-5
     )  # one step of 2 * 0.1 * (4 + 1) * error lands on the goal
+
+
+@pytest.mark.parametrize("amd", [False, True])
+@pytest.mark.parametrize("shape", [(7, 3, 5), (7, 5, 3), (1, 4, 4), (5, 1, 3)])
+def test_matrix_product_and_its_gradients(shape, amd, monkeypatch):
+    """By float64: the product, upstream b^T and a^T upstream; on PyTorch both through MKL and through oneDNN."""
+    monkeypatch.setattr(backend, "_is_amd", lambda: amd)
+    rows, inner, columns = shape
+    a, b = (GENERATOR.normal(size=size).astype("float32") for size in ((rows, inner), (inner, columns)))
+    upstream = GENERATOR.normal(size=(rows, columns)).astype("float32")
+    factors = ops.convert_to_tensor(upstream)
+    value, (by_a, by_b) = value_and_gradients(lambda a, b: ops.sum(matrix_product(a, b) * factors), a, b)
+    wide_a, wide_b, wide = (x.astype("float64") for x in (a, b, upstream))
+    np.testing.assert_allclose(as_numpy(value), (wide_a @ wide_b * wide).sum(), rtol=1e-5)
+    np.testing.assert_allclose(as_numpy(by_a), wide @ wide_b.T, atol=1e-5)
+    np.testing.assert_allclose(as_numpy(by_b), wide_a.T @ wide, atol=1e-5)
+
+
+def test_max_and_argmax_takes_the_first_of_equals():
+    x = np.array([[[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]], [[-1.0, -2.0, 0.0], [5.0, 1.0, 5.0]]], "float32")
+    highest, index = max_and_argmax(ops.convert_to_tensor(x))
+    np.testing.assert_array_equal(as_numpy(highest), x.max(-1))
+    np.testing.assert_array_equal(as_numpy(index), x.argmax(-1))

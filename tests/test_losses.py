@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from keras import ops
 from layer_contract import as_numpy
-from numpy_oracle import softmax, value_and_gradient
+from numpy_oracle import softmax, value_and_gradient, value_and_gradients
 
 import keras_transformer as kt
-from keras_transformer.losses import projected_token_statistics, token_statistics
+from keras_transformer.losses import projected_token_statistics, token_statistics, token_weights
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(size=(3, 4, 5)).astype("float32") * 3.0
@@ -134,6 +134,55 @@ def test_statistics_from_hidden_states_equal_those_from_logits(weighted):
     )
     other = token_statistics(ops.convert_to_tensor(hidden @ table.T), ops.convert_to_tensor(LABELS), 0.1, 0, weights)
     np.testing.assert_allclose(*([float(as_numpy(value)) for value in both] for both in (one, other)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 5, 12])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_by_hidden_states_and_table_are_softmax_minus_target(chunk_size, weighted):
+    """Of the mean loss, in float64: by the logits w (softmax - target) / sum(w), by hidden and table their products."""
+    hidden = GENERATOR.normal(size=(3, 4, 6)).astype("float32")
+    table = GENERATOR.normal(size=(5, 6)).astype("float32")
+    weights = GENERATOR.uniform(size=(3, 4)).astype("float32") if weighted else None
+
+    def loss(hidden, table):
+        return projected_token_statistics(
+            hidden, table, ops.convert_to_tensor(LABELS), 0.1, 0, weights, training=True, chunk_size=chunk_size
+        ).mean_loss
+
+    value, (by_hidden, by_table) = value_and_gradients(loss, hidden, table)
+    wide, rows = hidden.astype("float64"), table.astype("float64")
+    real = (LABELS != 0) * (1.0 if weights is None else weights.astype("float64"))
+    by_logits = (softmax(wide @ rows.T) - targets(LABELS, 0.1, 5)) * (real / real.sum())[..., None]
+    np.testing.assert_allclose(as_numpy(value), cross_entropy(wide @ rows.T, LABELS, 0.1, real), rtol=1e-5)
+    np.testing.assert_allclose(as_numpy(by_hidden), by_logits @ rows, atol=1e-6)
+    np.testing.assert_allclose(as_numpy(by_table), np.einsum("btv,btd->vd", by_logits, wide), atol=1e-6)
+
+
+def test_many_equal_rows_stay_finite_in_float16():
+    """30,000 rows that all say one token: the sum over them would pass float16's range in one chunk."""
+    hidden = np.ones((1, 30_000, 4), "float16") * 4
+    labels = ops.convert_to_tensor(np.ones((1, 30_000), "int32"))
+
+    def loss(hidden, table):
+        return projected_token_statistics(hidden, table, labels, training=True).mean_loss
+
+    _, gradients = value_and_gradients(loss, hidden, np.eye(8, 4, dtype="float32"))
+    assert all(np.isfinite(as_numpy(gradient)).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_weights_of_rows_count_for_all_their_tokens(shape):
+    """T equals B here, so that weights of rows could be taken for weights of columns in silence."""
+    rows = np.array([0.5, 0.0, 2.0])
+    labels, logits = LABELS[:, :3], LOGITS[:, :3]
+    loss = kt.SmoothedCrossentropy(0.1)(labels, logits, sample_weight=rows.reshape(shape))
+    expected = cross_entropy(logits, labels, 0.1, (labels != 0) * rows[:, None])
+    np.testing.assert_allclose(as_numpy(loss), expected, rtol=1e-5)
+
+
+def test_weights_of_another_rank_are_refused():
+    with pytest.raises(ValueError, match=r"sample_weight must have shape \(B, T\).* Received: shape \(3, 4, 1\)"):
+        token_weights(LABELS, sample_weight=np.ones((3, 4, 1)))
 
 
 def test_it_trains_an_ordinary_keras_model():

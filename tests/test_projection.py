@@ -40,3 +40,12 @@ def test_lora_works_as_in_dense():
     weights = {w.path.rsplit("/", 1)[-1]: as_numpy(w) for w in layer.weights}
     kernel = weights["kernel"] + weights["lora_kernel_a"] @ weights["lora_kernel_b"]
     np.testing.assert_allclose(as_numpy(layer(x)), x @ kernel + weights["bias"], atol=1e-5)
+
+
+def test_int8_quantisation_works_as_in_dense():
+    x = GENERATOR.normal(size=(2, 3, 8)).astype("float32")
+    layer = Projection(5)
+    plain = as_numpy(layer(x))
+    layer.quantize("int8")
+    assert str(layer.kernel.dtype).endswith("int8")
+    np.testing.assert_allclose(as_numpy(layer(x)), plain, atol=0.1 * np.abs(plain).max())

@@ -35,5 +35,5 @@ class Dropout(keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         if training and self.rate > 0 and self.noise_shape is None:
-            return dropout(inputs, self.rate, self.seed_generator)
+            return dropout(inputs, self.rate, self.seed_generator.next())
         return super().call(inputs, training=training)
