@@ -274,6 +274,9 @@ class Checkpoints(keras.callbacks.Callback):
         keep: how many remain.
         minutes: between two within an epoch; None for none.
 
+    Attributes:
+        epoch: the next epoch, as the last checkpoint says.
+
     Raises:
         ValueError: minutes is not positive.
     """
@@ -312,7 +315,8 @@ class Checkpoints(keras.callbacks.Callback):
     def save(self):
         """Writes a checkpoint now. Within ``fit`` only from the hooks of a callback, where nothing is half done."""
         whole = self._batches_ended and self._batches >= (self.params.get("steps") or 0)
-        save_checkpoint(self.model, self.folder, {"epoch": self._epoch + 1 if whole else self._epoch}, self.keep)
+        self.epoch = self._epoch + 1 if whole else self._epoch
+        save_checkpoint(self.model, self.folder, {"epoch": self.epoch}, self.keep)
         self._saved = time.monotonic()
 
 

@@ -212,8 +212,10 @@ class Run:
         ]
         try:
             self._fit(epochs, callbacks)
+            self.epoch = checkpoints.epoch
         except Interrupted:
             checkpoints.save()
+            self.epoch = checkpoints.epoch
             self._save_translator_if_missing()
             raise
         finally:

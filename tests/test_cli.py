@@ -106,7 +106,7 @@ def test_translate_refuses_before_the_work(run, texts, tmp_path, monkeypatch):
     assert "--output must be a file. Received: the folder" in failure("translate", run, *source, "--output", tmp_path)
     output = failure("translate", run, *source, "--output", tmp_path / "gone" / "out")
     assert "--output must be in a folder that exists" in output
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
     output = failure("translate", run, *source, "--output", tmp_path / "out")
     assert "--output must be a file that can be written" in output
     assert not (tmp_path / "out").exists()

@@ -39,7 +39,10 @@ def test_another_process_sees_the_same_order_and_epoch(settings, tmp_path):
 
 
 def test_trained_enough_already(settings, tmp_path):
-    Run(tmp_path / "run", settings).train(epochs=1)
+    run = Run(tmp_path / "run", settings)
+    run.train(epochs=1)
+    run.train(epochs=1)  # nor in the same object
+    assert run.epoch == 1 and run.updates == len(run.batches)
     again = Run(tmp_path / "run", settings)
     before = again.model.get_weights()
     again.train(epochs=1)
