@@ -414,9 +414,9 @@ class Interruption(keras.callbacks.Callback):
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {
-                number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored, as under nohup, it stays ignored
+                    self._handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *error):

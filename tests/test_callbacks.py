@@ -202,6 +202,7 @@ def _broken_off(model, batches, folder, hook, number, at):
     return str(error.value), load_checkpoint(model, latest_checkpoint(folder))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_signals_end_training_between_two_batches(model, batches, tmp_path):
     last = len(batches) - 1
     told = _broken_off(model, batches, tmp_path, "on_train_batch_begin", signal.SIGTERM, last)
@@ -211,6 +212,14 @@ def test_signals_end_training_between_two_batches(model, batches, tmp_path):
     told = _broken_off(model, batches, tmp_path, "on_test_batch_begin", signal.SIGINT, 1)
     assert told == ("Received SIGINT.", {"epoch": 1})  # its training is whole
     assert int(model.optimizer.iterations) == last + len(batches)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interruption():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
 
 def test_limit_counts_updates_and_not_micro_batches(model, batches):

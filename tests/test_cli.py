@@ -112,6 +112,7 @@ def test_translate_refuses_before_the_work(run, texts, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_saves_and_the_same_command_goes_on(texts, tmp_path, monkeypatch, number, code):
     arguments = train_arguments(texts, tmp_path / "run", "--epochs", "2")
