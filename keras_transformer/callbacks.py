@@ -3,11 +3,17 @@
 After translator and evaluation. What Bleu writes into the logs stands there for the callbacks behind it, ModelCheckpoint and
 EarlyStopping among them, and for the history. Libraries that only one callback needs are imported where it is made, so that
 importing the package stays quick.
+
+No callback here has ``on_train_batch_end``: on JAX and PyTorch Keras then leaves the logs of a batch to other threads, and the host
+does not wait for the device at each step. ``on_train_batch_begin`` comes without logs, in the thread that trains, where the model
+may be read. On TensorFlow Keras converts the logs of each batch whatever the callbacks are.
 """
 
 import csv
 import importlib.util
+import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -15,7 +21,6 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from keras_transformer.backend import sync_state
 from keras_transformer.checkpoints import save_checkpoint
 from keras_transformer.evaluation import bleu
 from keras_transformer.plots import learning_curves
@@ -79,7 +84,19 @@ class LearningRate(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
-            logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            logs["learning_rate"] = _last_rate(self.model.optimizer)
+
+
+def _last_rate(optimizer):
+    """The rate of the last update; an optimizer itself tells that of the next."""
+    iterations = optimizer.iterations
+    if not isinstance(
+        iterations, keras.Variable
+    ):  # a quotient, where Keras accumulates: its schedule counts micro-batches
+        return float(ops.convert_to_numpy(optimizer.learning_rate))
+    last = max(int(ops.convert_to_numpy(iterations)) - 1, 0)
+    with keras.StatelessScope(state_mapping=[(iterations, ops.convert_to_tensor(last, iterations.dtype))]):
+        return float(ops.convert_to_numpy(optimizer.learning_rate))
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -89,7 +106,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     Args:
         tokens_per_batch: mean of real target tokens a batch; see Batches.num_tokens.
-        seconds: between two looks at the numbers. Reading them makes the host wait for the device, so not every batch does.
+        seconds: between two looks at the model's metrics. Each makes the host wait for the device, so not every batch does.
         file: where to print; None for standard error.
     """
 
@@ -119,19 +136,19 @@ class ProgressBar(keras.callbacks.Callback):
             self._task = self._bar.add_task("", total=self.params.get("steps"), epoch=epoch + 1, numbers="")
             self._bar.start()
 
-    def on_train_batch_end(self, batch, logs=None):
-        if time.monotonic() - self._looked < self.seconds:
+    def on_train_batch_begin(self, batch, logs=None):
+        """``batch`` batches of this epoch are done."""
+        if not batch or time.monotonic() - self._looked < self.seconds:
             return
         self._looked = time.monotonic()
-        sync_state(self.model)
-        numbers = _numbers(logs, self._speed(batch + 1), self.model.optimizer)
+        numbers = _numbers(self.model.get_metrics_result(), self._speed(batch), self.model.optimizer)
         if self._bar is not None:
-            self._bar.update(self._task, completed=batch + 1, numbers=numbers)
+            self._bar.update(self._task, completed=batch, numbers=numbers)
         else:
-            left = (self.params.get("steps") or batch + 1) - batch - 1
-            minutes = left * (self._looked - self._begin) / (batch + 1) / 60
+            left = (self.params.get("steps") or batch) - batch
+            minutes = left * (self._looked - self._begin) / batch / 60
             self.console.print(
-                f"  epoch {self._epoch + 1}, batch {batch + 1}: {numbers}, {minutes:.1f} min left", soft_wrap=True
+                f"  epoch {self._epoch + 1}, batch {batch}: {numbers}, {minutes:.1f} min left", soft_wrap=True
             )
 
     def on_test_begin(self, logs=None):
@@ -159,8 +176,9 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 def _numbers(logs, tokens_per_second, optimizer):
-    shown = [f"{name} {float(logs[name]):.4g}" for name in ("loss", "perplexity") if name in (logs or {})]
-    shown.append(f"learning rate {float(ops.convert_to_numpy(optimizer.learning_rate)):.3g}")
+    logs = {name: float(ops.convert_to_numpy(logs[name])) for name in ("loss", "perplexity") if name in (logs or {})}
+    shown = [f"{name} {value:.4g}" for name, value in logs.items()]
+    shown.append(f"learning rate {_last_rate(optimizer):.3g}")
     if tokens_per_second is not None:
         shown.append(f"{tokens_per_second:.0f} tokens/s")
     return ", ".join(shown)
@@ -229,6 +247,7 @@ class TensorBoard(keras.callbacks.Callback):
     def __init__(self, folder):
         super().__init__()
         self.folder = str(folder)
+        self._writer = None
 
     def on_train_begin(self, logs=None):
         from tensorboardX import SummaryWriter
@@ -242,35 +261,71 @@ class TensorBoard(keras.callbacks.Callback):
         self._writer.flush()
 
     def on_train_end(self, logs=None):
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint after every epoch, whose state tells the next: an epoch broken off will be begun anew.
+    """Writes a checkpoint after every epoch and within long ones; its state tells the next epoch: one broken off is begun anew.
 
     Args:
         folder: where checkpoints go; see checkpoints.save_checkpoint.
         keep: how many remain.
+        minutes: between two within an epoch; None for none.
+
+    Attributes:
+        epoch: the next epoch, as the last checkpoint says.
+
+    Raises:
+        ValueError: minutes is not positive.
     """
 
-    def __init__(self, folder, keep=2):
+    def __init__(self, folder, keep=2, minutes=10):
         super().__init__()
+        if minutes is not None and not minutes > 0:
+            raise ValueError(
+                f"minutes must be positive, or None for no checkpoint within an epoch. Received: {minutes!r}."
+            )
         self.folder = folder
         self.keep = keep
+        self.minutes = minutes
+
+    def on_train_begin(self, logs=None):
+        self._steps_per_execution = self.model.steps_per_execution
+        self._saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
         self._batches = 0
+        self._batches_ended = False
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._batches = batch + 1
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch and self.minutes is not None and time.monotonic() - self._saved >= 60 * self.minutes:
+            self.save()
+        self._batches = batch + self._steps_per_execution
+
+    def on_test_begin(self, logs=None):
+        self._batches_ended = True
 
     def on_epoch_end(self, epoch, logs=None):
-        whole = self._batches >= (self.params.get("steps") or 0)
-        save_checkpoint(self.model, self.folder, {"epoch": epoch + 1 if whole else epoch}, self.keep)
+        self._batches_ended = True
+        self.save()
+
+    def save(self):
+        """Writes a checkpoint now. Within ``fit`` only from the hooks of a callback, where nothing is half done."""
+        whole = self._batches_ended and self._batches >= (self.params.get("steps") or 0)
+        self.epoch = self._epoch + 1 if whole else self._epoch
+        save_checkpoint(self.model, self.folder, {"epoch": self.epoch}, self.keep)
+        self._saved = time.monotonic()
 
 
 class Limit(keras.callbacks.Callback):
     """Ends training after so many minutes or updates, within an epoch if need be; what follows an epoch still runs.
+
+    An update is one of the optimizer's: a micro-batch of AccumulateGradients is none before the last, and neither is a step that
+    loss scaling leaves out. They are counted on the device, which the host asks only when the batches since the last time could
+    have reached the limit. Under ``steps_per_execution`` training ends with the execution that reaches it.
 
     Args:
         minutes: of training from now on, compilation and validation included; None for no such limit.
@@ -284,11 +339,104 @@ class Limit(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._begin = time.monotonic()
-        self._updates = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._steps_per_execution = self.model.steps_per_execution
+        self._look()
+        others = self.model.stop_training
+        self.model.stop_training = _Question(lambda: bool(others) or self._is_reached())
 
-    def on_train_batch_end(self, batch, logs=None):
-        self._updates += 1
+    def on_train_batch_begin(self, batch, logs=None):
+        self._batches += self._steps_per_execution
+
+    def on_train_end(self, logs=None):
+        self.model.stop_training = bool(self.model.stop_training)
+
+    def _is_reached(self):
         if self.minutes is not None and time.monotonic() - self._begin >= 60 * self.minutes:
-            self.model.stop_training = True
-        if self.updates is not None and self._updates >= self.updates:
-            self.model.stop_training = True
+            return True
+        if self.updates is None:
+            return False
+        if self._batches and self._updates + self._batches >= self.updates:
+            self._look()
+        return self._updates >= self.updates
+
+    def _look(self):
+        self._updates = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._batches = 0
+
+
+class _Question:
+    """A truth that is found out when it is asked for.
+
+    As ``model.stop_training``, which ``fit`` asks for in its own thread after each batch: the only place where a callback without
+    on_train_batch_end can end training at once.
+    """
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    def __bool__(self):
+        return self._answer()
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to end by a signal, and did between two batches.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, number):
+        super().__init__(f"Received {signal.Signals(number).name}.")
+        self.signal = number
+
+
+class Interruption(keras.callbacks.Callback):
+    """While open, SIGINT (Ctrl-C) and SIGTERM end ``fit`` before its next batch, by raising Interrupted: nothing is half done.
+
+    A second signal does at once what it would have done without this. Outside the main thread, which alone may handle signals,
+    nothing changes.
+
+    Example:
+
+        checkpoints = kt.callbacks.Checkpoints("run/checkpoints")
+        with kt.callbacks.Interruption() as interruption:
+            try:
+                model.fit(train, epochs=20, callbacks=[checkpoints, interruption])
+            except kt.callbacks.Interrupted:
+                checkpoints.save()
+                raise
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._handlers = {}
+        self._received = None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored, as under nohup, it stays ignored
+                    self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _receive(self, number, frame):
+        self._received = number
+        self.__exit__()
+
+    def _raise_if_received(self):
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._raise_if_received()
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self._raise_if_received()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._raise_if_received()

@@ -28,6 +28,9 @@ def save_checkpoint(model, folder, state, keep=2):
     Returns:
         Path of the checkpoint.
 
+    Raises:
+        ValueError: keep is below 1.
+
     Example:
 
     >>> import tempfile
@@ -40,6 +43,8 @@ def save_checkpoint(model, folder, state, keep=2):
     ...     load_checkpoint(model, latest_checkpoint(folder))
     {'epoch': 3}
     """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1 checkpoint. Received: keep={keep}.")
     folder = Path(folder)
     model.optimizer.build(model.trainable_variables)
     path = folder / f"update-{int(model.optimizer.iterations)}"

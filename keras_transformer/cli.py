@@ -3,7 +3,9 @@
 Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend; so ``--help`` answers at once.
 """
 
+import io
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,26 +13,30 @@ import click
 import yaml
 
 from keras_transformer._version import __version__
-from keras_transformer.environment import BACKENDS, check_backend, installed_backends, keep_compiled
+from keras_transformer.environment import BACKENDS, check_backend, command_backend, keep_compiled
 
 
 class _Commands(click.Group):
-    """Turns what a user can mend into one line and exit code 1; anything else keeps its traceback, for it is a bug."""
+    """Turns what a user can mend into one line and exit code 1; anything else keeps its traceback, for it is a bug.
+
+    What a signal ended has 128 and its number as exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM.
+    """
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, ModuleNotFoundError) as error:
             raise click.ClickException(str(error) or type(error).__name__) from error
-        except KeyboardInterrupt:
-            raise click.ClickException("stopped.") from None
+        except KeyboardInterrupt as error:
+            click.echo(f"Stopped. {error}".rstrip(), err=True)
+            ctx.exit(128 + getattr(error, "signal", signal.SIGINT))
 
 
 def _use_backend(context, parameter, name):
-    """Sets KERAS_BACKEND: the one asked for, else the environment's, else the first installed."""
+    """Sets KERAS_BACKEND; see environment.command_backend."""
     if context.resilient_parsing:
         return name
-    name = name or os.environ.get("KERAS_BACKEND") or next(iter(installed_backends()), "tensorflow")
+    name = command_backend(name)
     try:
         check_backend(name)
     except ValueError as error:
@@ -63,7 +69,7 @@ _backend = click.option(
     metavar="|".join(BACKENDS),
     callback=_use_backend,
     is_eager=True,
-    help="Sets KERAS_BACKEND; else that variable, else the first installed.",
+    help="Sets KERAS_BACKEND; else that variable, Keras's own settings file, or the first installed.",
 )
 
 
@@ -77,13 +83,19 @@ def _read_config(context, parameter, path):
     """The values of a YAML file become the defaults of the options."""
     if path is None:
         return
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(
+            f"{path} is not a YAML file: {reason}. Write one option a line, as in 'epochs: 5'."
+        ) from None
     if not isinstance(values, dict):
         raise click.BadParameter(
             f"{path} must hold a mapping of options to values. Received: a {type(values).__name__}."
         )
-    values = {name.replace("-", "_"): value for name, value in values.items()}
-    known = {option.name for option in context.command.params}
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    known = {option.name for option in context.command.params} - {parameter.name}
     unknown = sorted(values.keys() - known)
     if unknown:
         raise click.BadParameter(
@@ -110,16 +122,23 @@ def _read_config(context, parameter, path):
 @click.option("--epochs", type=click.IntRange(1), help="In all; 20 without any limit.")
 @click.option("--steps", type=click.IntRange(1), help="Updates in all.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="From now on.")
-@click.option("--batch-tokens", type=int, help="Most padded positions a batch; the preset's if not given.")
-@click.option("--vocabulary-size", type=int, help="Pieces; the preset's if not given.")
-@click.option("--seed", type=int, default=1, help="Of weights and order.")
+@click.option(
+    "--batch-tokens", type=click.IntRange(1), help="Most padded positions a batch; the preset's if not given."
+)
+@click.option("--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's if not given.")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
 def train(backend, config, output, epochs, steps, minutes, **settings):
-    """Trains a model from two aligned text files."""
+    """Trains a model from two aligned text files. Ctrl-C saves it first; the same command goes on."""
+    from keras_transformer.callbacks import Interrupted
     from keras_transformer.runs import Run, Settings
 
     run = Run(output, Settings(**settings))
     click.echo(_describe(run), err=True)
-    run.train(epochs=epochs, updates=steps, minutes=minutes)
+    try:
+        run.train(epochs=epochs, updates=steps, minutes=minutes)
+    except Interrupted as error:
+        error.args = (f"{error} {output} is saved: the same command goes on after update {run.updates}.",)
+        raise
     click.echo(f"{output}/translator holds the best model. Try: keras-transformer translate {output}", err=True)
 
 
@@ -144,21 +163,37 @@ _length_penalty = click.option("--length-penalty", type=click.FloatRange(0), def
 @main.command()
 @click.argument("run")
 @_backend
-@click.option("--source", type=click.Path(allow_dash=True), default="-", help="Text, a sentence a line.")
+@click.option("--source", type=click.Path(allow_dash=True), default="-", help="Text, a sentence a line, plain or .gz.")
 @click.option("--output", type=click.Path(allow_dash=True), default="-", help="Where the translations go.")
 @_beam_size
 @_length_penalty
 def translate(run, backend, source, output, beam_size, length_penalty):
     """Translates line by line with the model in RUN, a run folder or a saved translator."""
-    translator = _load(run)
-    with click.open_file(source, encoding="utf-8") as file:
-        try:
-            lines = [line.rstrip("\n") for line in file]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"The text is not UTF-8: {error}. Convert it, with iconv for instance.") from None
-    translations = translator.translate(lines, beam_size=beam_size, length_penalty=length_penalty)
-    with click.open_file(output, "w", encoding="utf-8") as file:
-        file.writelines(translation + "\n" for translation in translations)
+    from keras_transformer.text.corpus import read_lines
+
+    _find(run)  # what is wrong is told before the work, and before standard input is waited for
+    _check_output(output)
+    lines = list(read_lines(io.BufferedReader(io.BytesIO(sys.stdin.buffer.read())) if source == "-" else source))
+    translations = _load(run).translate(lines, beam_size=beam_size, length_penalty=length_penalty)
+    # A line feed within a translation, which the vocabulary can spell, would shift all lines behind it.
+    text = "".join(translation.replace("\n", " ") + "\n" for translation in translations).encode("utf-8")
+    if output == "-":
+        click.echo(text, nl=False)
+    else:
+        Path(output).write_bytes(text)
+
+
+def _check_output(path):
+    """Raises before the work if its result could not be written."""
+    if path == "-":
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise ValueError(f"--output must be a file. Received: the folder {path}. Name a file in it.")
+    if not os.path.isdir(folder):
+        raise ValueError(f"--output must be in a folder that exists. Received: {path}. Make {folder} first.")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise ValueError(f"--output must be a file that can be written. Received: {path}. Change its permissions.")
 
 
 @main.command()
@@ -195,21 +230,26 @@ def export(run, output, backend, beam_size, length_penalty, max_length):
     )
 
 
-def _load(run):
-    from keras_transformer.translator import Translator
-
+def _find(run):
+    """The folder of the translator in a run folder, or that folder itself."""
     folder = Path(run)
     if not folder.is_dir():
         raise ValueError(
             f"There is no folder {run}. Give the run folder of keras-transformer train, or a saved translator."
         )
-    return Translator.load(folder / "translator" if (folder / "translator").is_dir() else folder)
+    return folder / "translator" if (folder / "translator").is_dir() else folder
+
+
+def _load(run):
+    from keras_transformer.translator import Translator
+
+    return Translator.load(_find(run))
 
 
 @main.command()
 @_backend
 @click.option("--output", default="saved_models/demo", help="Where the SavedModel goes.")
-@click.option("--seed", type=int, default=1, help="Of weights and order.")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
 def demo(backend, output, seed):
     """Trains on the built-in English-German corpus, translates unseen sentences and exports: three minutes."""
     from keras_transformer.demo_run import run_demo

@@ -52,7 +52,10 @@ def train_demo(seed=1, epochs=EPOCHS, corpus=None):
         loss=SmoothedCrossentropy(0.1),
     )
     progress = ProgressBar(batches.num_tokens / len(batches))
-    model.fit(batches, epochs=epochs, callbacks=[progress], verbose=0)
+    try:
+        model.fit(batches, epochs=epochs, callbacks=[progress], verbose=0)
+    finally:
+        progress.on_train_end()  # gives the terminal back after Ctrl-C
     return Translator(model, tokenizer)
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from keras_transformer.environment import BACKENDS, chosen_backend, installed_backends
+from keras_transformer.environment import BACKENDS, check_backend, chosen_backend, command_backend, installed_backends
 
 _LIBRARIES = ("keras", "numpy", "h5py", "sentencepiece", "sacrebleu", "click", "pyyaml", "rich", "tensorboardX")
 _OPTIONAL = {"matplotlib": "draws learning curves", "keras-nlp": "tokenizers and layers of keras-nlp"}
@@ -53,18 +53,22 @@ def examine():
         [finding.subject for finding in examine() if not finding.ok]
     """
     findings = [_python(), *map(_library, _LIBRARIES), *(_optional(*item) for item in _OPTIONAL.items())]
-    installed = installed_backends()
-    if not installed:
-        findings.append(Finding("backend", "none is installed: pip install 'keras-transformer[tensorflow]'", ok=False))
-    if installed and chosen_backend() not in installed:
-        findings.append(
-            Finding(
-                "backend",
-                f"Keras is set to {chosen_backend()!r}, which is not installed: set KERAS_BACKEND={installed[0]}",
-                ok=False,
-            )
-        )
-    return findings + [_backend(name) for name in installed]
+    return findings + _choice() + [_backend(name) for name in installed_backends()]
+
+
+def _choice():
+    """Which backend the commands use, and whether it is the one Keras uses in Python."""
+    if not installed_backends():
+        return [Finding("backend", "none is installed: pip install 'keras-transformer[tensorflow]'", ok=False)]
+    command, python = command_backend(), chosen_backend()
+    try:
+        check_backend(command)
+    except ValueError as error:
+        return [Finding("backend", str(error), ok=False)]
+    if python in installed_backends():
+        return [Finding("backend", f"{command}, unless --backend or KERAS_BACKEND says otherwise")]
+    text = f"commands use {command!r}, but Keras in Python is set to {python!r}, which is not installed"
+    return [Finding("backend", f"{text}: set KERAS_BACKEND={command}", ok=False)]
 
 
 def _python():

@@ -27,14 +27,43 @@ def installed_backends():
 
 
 def chosen_backend():
-    """The backend that Keras uses or will use: KERAS_BACKEND, else Keras's own settings file, else TensorFlow."""
-    if os.environ.get("KERAS_BACKEND"):
-        return os.environ["KERAS_BACKEND"]
-    settings = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
+    """The backend that Keras uses or will use in Python: KERAS_BACKEND, else Keras's own settings file, else TensorFlow."""
+    return os.environ.get("KERAS_BACKEND") or _file_backend() or "tensorflow"
+
+
+def _file_backend():
+    """What Keras's settings file says, or None."""
+    path = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
     try:
-        return json.loads(settings.read_text(encoding="utf-8")).get("backend", "tensorflow")
-    except (OSError, ValueError):
-        return "tensorflow"
+        return json.loads(path.read_text(encoding="utf-8")).get("backend")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def command_backend(name=None):
+    """The backend the command line uses: the one asked for, else KERAS_BACKEND, else that of Keras's settings file if it is
+    installed, else the first installed.
+
+    Keras itself writes its settings file, with TensorFlow in it, wherever there is none: so that file alone must not make a
+    command fail.
+
+    Args:
+        name: what ``--backend`` says, or None.
+
+    Returns:
+        A name, which check_backend may refuse.
+
+    Example:
+
+    >>> from keras_transformer.environment import command_backend
+    >>> command_backend("jax")
+    'jax'
+    """
+    name = name or os.environ.get("KERAS_BACKEND")
+    installed = installed_backends()
+    if not name and _file_backend() in installed:
+        name = _file_backend()
+    return name or next(iter(installed), "tensorflow")
 
 
 def check_backend(name=None):

@@ -1,8 +1,8 @@
 """A run: one folder with all that training makes, which training again on the same folder continues.
 
-run.yaml          the settings it was begun with
+run.yaml          the settings it was begun with; written last, so that a run which could not begin leaves none
 tokenizer.model   the vocabulary
-checkpoints/      weights and optimizer after the last epochs
+checkpoints/      weights and optimizer after the last epochs, and where training stood ten minutes ago or was broken off
 translator/       model and tokenizer after the best epoch, by validation BLEU, else loss
 curves.csv        loss, perplexity, accuracy, learning rate, BLEU, epoch by epoch; curves.png draws them
 tensorboard/      the same for TensorBoard
@@ -18,6 +18,8 @@ import yaml
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
+    Interrupted,
+    Interruption,
     LearningCurves,
     LearningRate,
     Limit,
@@ -31,15 +33,17 @@ from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer
-from keras_transformer.translator import Translator
+from keras_transformer.translator import TOKENIZER_FILE, Translator
 
 SETTINGS_FILE = "run.yaml"
-TOKENIZER_FILE = "tokenizer.model"
+
+
+_FROM_RECIPE = ("batch_tokens", "vocabulary_size")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a run trains on and how; what decides the model cannot change when the run goes on.
+    """What a run trains on and how; none of it can change when the run goes on.
 
     Attributes:
         source: path of the training text.
@@ -69,6 +73,32 @@ class Settings:
                 f"Received: valid_source={self.valid_source!r}, valid_target={self.valid_target!r}."
             )
 
+    def filled(self):
+        """All of it as a dict, the preset's values in place of None."""
+        values = dataclasses.asdict(self)
+        recipe = get_preset(self.preset)["recipe"]
+        return values | {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
+
+    @classmethod
+    def read(cls, path):
+        """Those that a run wrote.
+
+        Raises:
+            ValueError: the file does not hold settings.
+        """
+        try:
+            return cls(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{path} does not hold the settings of a run: {reason}. Expected what train wrote when the run began. "
+                "Write the file anew with those settings, or give another output folder."
+            ) from None
+
+    def write(self, path):
+        """Writes them so that a kill leaves the whole file or none."""
+        _write_whole(path, yaml.safe_dump(dataclasses.asdict(self)).encode("utf-8"))
+
 
 class Run:
     """Trains a Transformer in a folder, from the start or from where the folder stands.
@@ -92,15 +122,18 @@ class Run:
         self.folder = Path(folder)
         self.settings = settings
         self.file = file
-        recipe = get_preset(settings.preset)["recipe"]
-        self._check_settings()
+        filled = settings.filled()
+        begun = self._is_begun()
         # All text is read before anything is written: a wrong file leaves no folder.
         pairs = read_pairs(settings.source, settings.target)
         validation = None
         if settings.valid_source is not None:
             validation = read_pairs(settings.valid_source, settings.valid_target)
-        self._make_tokenizer(pairs, settings.vocabulary_size or recipe["vocabulary_size"])
-        batching = {"batch_tokens": settings.batch_tokens or recipe["batch_tokens"]}
+        if begun:
+            self.tokenizer = Tokenizer.load(self.folder / TOKENIZER_FILE)
+        else:
+            self.tokenizer = Tokenizer.train([*pairs.source, *pairs.target], vocabulary_size=filled["vocabulary_size"])
+        batching = {"batch_tokens": filled["batch_tokens"]}
         self.batches = Batches(pairs.source, pairs.target, self.tokenizer, seed=settings.seed, **batching)
         self.validation = None
         if validation is not None:
@@ -114,31 +147,37 @@ class Run:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
             self.epoch = load_checkpoint(self.model, checkpoint)["epoch"]
-        (self.folder / SETTINGS_FILE).write_text(yaml.safe_dump(dataclasses.asdict(settings)), encoding="utf-8")
+        if not begun:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
+            settings.write(self.folder / SETTINGS_FILE)
 
-    def _check_settings(self):
+    def _is_begun(self):
+        """Whether the folder holds a run, which then must be one with these settings."""
         path = self.folder / SETTINGS_FILE
-        if not path.is_file():
-            return
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        now = dataclasses.asdict(self.settings)
-        for name in ("preset", "vocabulary_size"):
-            if before.get(name) != now[name]:
-                raise ValueError(
-                    f"{self.folder} holds a run with {name}={before.get(name)!r}. Received: {name}={now[name]!r}. "
-                    "Give the same, or another output folder."
-                )
-
-    def _make_tokenizer(self, pairs, vocabulary_size):
-        path = self.folder / TOKENIZER_FILE
         if path.is_file():
-            self.tokenizer = Tokenizer.load(path)
-            return
-        self.tokenizer = Tokenizer.train([*pairs.source, *pairs.target], vocabulary_size=vocabulary_size)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{TOKENIZER_FILE}-new")
-        self.tokenizer.save(new)
-        os.replace(new, path)
+            self._check_settings(Settings.read(path).filled(), self.settings.filled())
+            return True
+        if latest_checkpoint(self.folder / "checkpoints") is not None:
+            raise ValueError(
+                f"{self.folder} holds checkpoints, but no {SETTINGS_FILE}, which tells what they belong to. Put the file "
+                "back, or give another output folder."
+            )
+        return False
+
+    def _check_settings(self, before, now):
+        different = [name for name in before if not _is_same(name, before[name], now[name])]
+        if different:
+            held = ", ".join(f"{name}={before[name]!r}" for name in different)
+            received = ", ".join(f"{name}={now[name]!r}" for name in different)
+            raise ValueError(
+                f"{self.folder} holds a run with {held}. Received: {received}. Give the same, or another output folder."
+            )
+
+    @property
+    def updates(self):
+        """Updates done so far."""
+        return int(self.model.optimizer.iterations)
 
     def train(self, epochs=None, updates=None, minutes=None):
         """Trains until the first of the limits is reached, each counted from the run's beginning but for ``minutes``, from now.
@@ -147,32 +186,53 @@ class Run:
             epochs: in all; None for no limit if another is given, else 20.
             updates: in all, or None.
             minutes: or None.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; a checkpoint is written first, and a translator if there is none.
         """
         if epochs is None:
             epochs = 20 if updates is None and minutes is None else 10**6
-        if self.epoch >= epochs or (updates is not None and int(self.model.optimizer.iterations) >= updates):
+        if self.epoch >= epochs or (updates is not None and self.updates >= updates):
             self._save_translator_if_missing()
             return
-        self.batches.set_epoch(self.epoch)
-        callbacks = [self._bleu] if self.validation is not None else []
-        callbacks += [
+        progress = ProgressBar(self.batches.num_tokens / len(self.batches), file=self.file)
+        tensorboard = TensorBoard(self.folder / "tensorboard")
+        checkpoints = Checkpoints(self.folder / "checkpoints")
+        callbacks = [
+            # The order of an epoch then depends on nothing that was served before it.
+            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.batches.set_epoch(epoch)),
+            *([self._bleu] if self.validation is not None else []),
             LearningRate(),
-            ProgressBar(self.batches.num_tokens / len(self.batches), file=self.file),
+            progress,
             LearningCurves(self.folder),
-            TensorBoard(self.folder / "tensorboard"),
-            Checkpoints(self.folder / "checkpoints"),
+            tensorboard,
+            checkpoints,
             _BestTranslator(self.folder, self.tokenizer),
             Limit(minutes, updates),
         ]
-        self.model.fit(
-            self.batches,
-            validation_data=self.validation,
-            initial_epoch=self.epoch,
-            epochs=epochs,
-            callbacks=callbacks,
-            verbose=0,
-        )
+        try:
+            self._fit(epochs, callbacks)
+            self.epoch = checkpoints.epoch
+        except Interrupted:
+            checkpoints.save()
+            self.epoch = checkpoints.epoch
+            self._save_translator_if_missing()
+            raise
+        finally:
+            for callback in (progress, tensorboard):
+                callback.on_train_end()
         self._save_translator_if_missing()
+
+    def _fit(self, epochs, callbacks):
+        with Interruption() as interruption:
+            self.model.fit(
+                self.batches,
+                validation_data=self.validation,
+                initial_epoch=self.epoch,
+                epochs=epochs,
+                callbacks=[*callbacks, interruption],
+                verbose=0,
+            )
 
     def _save_translator_if_missing(self):
         if not (self.folder / "translator").exists():
@@ -198,3 +258,17 @@ def _merit(row):
     if row.get("val_bleu") is not None:
         return row["val_bleu"]
     return -row["val_loss"] if row.get("val_loss") is not None else 0.0
+
+
+def _is_same(name, before, now):
+    """Whether a setting has not changed; a path may be written otherwise."""
+    if name in ("source", "target", "valid_source", "valid_target") and None not in (before, now):
+        return before == now or os.path.abspath(before) == os.path.abspath(now)
+    return before == now
+
+
+def _write_whole(path, content):
+    """Writes bytes under another name and renames: a kill leaves the whole file or none."""
+    new = path.with_name(f".{path.name}-new")
+    new.write_bytes(content)
+    os.replace(new, path)

@@ -1,6 +1,7 @@
 """What all tests share: a compile cache for JAX, and a preset that compiles in a moment."""
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -22,3 +23,11 @@ def tiny_is_one_layer():
         sizes = {"num_layers": 1, "d_model": 8, "d_ff": 16, "num_heads": 2, "dropout": 0.0}
         patch.setitem(PRESETS["tiny"], "model", sizes)
         yield
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as in a terminal: a shell starts what runs in the background with that signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

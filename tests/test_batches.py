@@ -388,6 +388,48 @@ def test_fit_meets_the_epochs_in_order_and_can_be_resumed():
         assert list(dict.fromkeys(log)) == [(e, i) for e in range(first, last) for i in range(len(batches))]
 
 
+def test_epochs_of_keras_may_be_shorter():
+    """With steps_per_epoch Keras begins and ends its epochs in the middle of one of ours."""
+    batches = letter_batches(*random_lengths(60, 12), batch_tokens=64)
+    last = len(batches) - 1
+    batches.on_epoch_begin()
+    batches[0]
+    batches.on_epoch_end()
+    for index in range(1, last):
+        batches[index]
+    batches.on_epoch_begin()
+    assert batches.epoch == 0
+    batches[last]
+    batches[0]  # TensorFlow reads ahead, before the end is told
+    batches.on_epoch_end()
+    assert batches.epoch == 1
+    for index in range(1, last + 1):  # and goes on reading between two epochs
+        batches[index]
+    batches.on_epoch_begin()
+    batches.on_epoch_end()
+    assert batches.epoch == 2
+    second = served(batches)
+    batches.set_epoch(2)
+    assert same(second, served(batches)) and batches.epoch == 2
+
+
+def test_fit_with_steps_per_epoch_goes_through_all_epochs():
+    class Recorded(kt.Batches):
+        def __getitem__(self, index):
+            log.append((self.epoch, index))
+            return super().__getitem__(index)
+
+    texts = texts_of([5] * 24)
+    log = []
+    batches = Recorded(texts, texts, Letters(), batch_tokens=20)
+    assert len(batches) == 6
+    model = kt.Transformer(Letters.vocabulary_size, d_model=4, num_heads=1, num_layers=1, d_ff=4)
+    model.compile()
+    model.fit(batches, epochs=6, steps_per_epoch=3, verbose=0)
+    # dict.fromkeys: Keras looks at the first batch to learn its shape; [:18]: TensorFlow reads ahead
+    assert list(dict.fromkeys(log))[:18] == [(epoch, index) for epoch in range(3) for index in range(6)]
+
+
 # What is left out, and what is refused
 
 

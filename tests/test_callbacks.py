@@ -1,15 +1,23 @@
 """Callbacks around fit: what stands in the logs, the files and on the screen."""
 
 import io
+import signal
+import threading
 import time
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import keras
+import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer import callbacks as callbacks_module
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
+    Interrupted,
+    Interruption,
     LearningCurves,
     LearningRate,
     Limit,
@@ -62,15 +70,23 @@ def test_bleu_every_second_epoch_on_some_sentences(model, batches):
 def test_learning_rate_of_the_schedule(model, batches):
     history = fit(model, batches, [LearningRate()], epochs=2)
     updates = [len(batches), 2 * len(batches)]
-    expected = [8**-0.5 * min((n + 1) ** -0.5, (n + 1) * 10**-1.5) for n in updates]
+    expected = [8**-0.5 * min(n**-0.5, n * 10**-1.5) for n in updates]
     assert history["learning_rate"] == pytest.approx(expected, rel=1e-5)
+    assert int(model.optimizer.iterations) == updates[-1]
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_learning_rate_without_schedule_and_where_keras_accumulates(model, batches, steps):
+    model.compile(optimizer=keras.optimizers.SGD(0.25, gradient_accumulation_steps=steps))
+    assert fit(model, batches, [LearningRate()])["learning_rate"] == [0.25]
 
 
 def test_progress_in_a_file(model, batches):
     file = io.StringIO()
     fit(model, batches, [ProgressBar(12.0, seconds=0, file=file)], validation_data=batches)
     lines = file.getvalue().splitlines()
-    assert len(lines) == len(batches) + 1
+    assert len(lines) == len(batches)  # one before each batch but the first, and one for the epoch
+    assert lines[0].startswith("  epoch 1, batch 1: ")
     for word in ("loss", "perplexity", "learning rate", "tokens/s", "min left"):
         assert word in lines[0]
     assert "val_loss" in lines[-1]
@@ -84,6 +100,34 @@ def test_progress_leaves_jax_state_whole(model, batches):
     batches.set_epoch(0)
     watched = fit(other, batches, [ProgressBar(12.0, seconds=0, file=io.StringIO())], shuffle=False)["loss"]
     assert watched == pytest.approx(before, rel=1e-6)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="there Keras converts the logs of each batch itself"
+)
+def test_no_step_waits_for_the_device(model, batches, tmp_path, monkeypatch):
+    """Keras converts logs of tensors in the thread that trains only when an epoch ends, with all that the command line uses."""
+    from keras.src.callbacks import callback_list
+
+    pythonify, converted = callback_list.python_utils.pythonify_logs, []
+
+    def counted(logs):
+        if any(keras.ops.is_tensor(value) for value in (logs or {}).values()):
+            converted.append(threading.current_thread() is threading.main_thread())
+        return pythonify(logs)
+
+    monkeypatch.setattr(callback_list.python_utils, "pythonify_logs", counted)
+    numbers = MagicMock(wraps=callbacks_module._numbers)
+    monkeypatch.setattr(callbacks_module, "_numbers", numbers)
+    limit = Limit(minutes=60, updates=10**6)
+    limit._look = MagicMock(wraps=limit._look)
+    callbacks = [LearningRate(), ProgressBar(12.0, seconds=60, file=io.StringIO()), LearningCurves(tmp_path / "curves")]
+    callbacks += [TensorBoard(tmp_path / "tensorboard"), Checkpoints(tmp_path / "checkpoints"), limit]
+    with Interruption() as interruption:
+        fit(model, batches, [*callbacks, interruption], epochs=2)
+    assert len(batches) > 3 and len(converted) >= 2 * len(batches)
+    assert sum(converted) == 3  # the ends of two epochs, and of training
+    assert numbers.call_count == 2 and limit._look.call_count == 1
 
 
 def test_curves_go_on_and_replace_what_is_done_again(model, batches, tmp_path):
@@ -127,6 +171,91 @@ def test_epoch_broken_off_will_be_begun_anew(model, batches, tmp_path):
     fit(model, batches, [Checkpoints(tmp_path), Limit(updates=len(batches) + 2)], epochs=9)
     assert int(model.optimizer.iterations) == len(batches) + 2
     assert load_checkpoint(model, latest_checkpoint(tmp_path)) == {"epoch": 1}
+
+
+def test_checkpoints_within_a_long_epoch(model, batches, tmp_path):
+    fit(model, batches, [Checkpoints(tmp_path, keep=100, minutes=1e-9)])
+    states = [load_checkpoint(model, tmp_path / f"update-{number + 1}") for number in range(len(batches))]
+    assert states == [{"epoch": 0}] * (len(batches) - 1) + [{"epoch": 1}]
+    with pytest.raises(ValueError, match="minutes must be positive"):
+        Checkpoints(tmp_path, minutes=0)
+
+
+class _Signals(keras.callbacks.Callback):
+    """Sends a signal to this process at a place in ``fit``."""
+
+    def __init__(self, hook, number, at):
+        super().__init__()
+        setattr(self, hook, lambda place, logs=None: signal.raise_signal(number) if place == at else None)
+
+
+def _broken_off(model, batches, folder, hook, number, at):
+    """Trains until that signal; returns the error and the checkpoint's state."""
+    checkpoints, before = Checkpoints(folder), signal.getsignal(number)
+    interruption = Interruption()
+    callbacks = [checkpoints, _Signals(hook, number, at), interruption]
+    with pytest.raises(Interrupted) as error, interruption:
+        fit(model, batches, callbacks, epochs=3, validation_data=batches)
+    checkpoints.save()
+    assert signal.getsignal(number) is before
+    assert isinstance(error.value, KeyboardInterrupt) and error.value.signal == number
+    return str(error.value), load_checkpoint(model, latest_checkpoint(folder))
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_signals_end_training_between_two_batches(model, batches, tmp_path):
+    last = len(batches) - 1
+    told = _broken_off(model, batches, tmp_path, "on_train_batch_begin", signal.SIGTERM, last)
+    assert told == ("Received SIGTERM.", {"epoch": 0})
+    assert int(model.optimizer.iterations) == last
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    told = _broken_off(model, batches, tmp_path, "on_test_batch_begin", signal.SIGINT, 1)
+    assert told == ("Received SIGINT.", {"epoch": 1})  # its training is whole
+    assert int(model.optimizer.iterations) == last + len(batches)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interruption():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+
+
+def test_limit_counts_updates_and_not_micro_batches(model, batches):
+    model.compile(optimizer=kt.AccumulateGradients(keras.optimizers.SGD(0.1), steps=3))
+    batch_count = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: batch_count.append(batch))
+    fit(model, batches, [Limit(updates=2), count], epochs=9)
+    assert int(model.optimizer.iterations) == 2
+    assert len(batch_count) == 6
+    assert model.stop_training is True
+
+
+def test_limit_looks_seldom_and_in_time():
+    """A model of which every third batch makes an update, 100 wanted."""
+    looks, limit = [], Limit(updates=100)
+    model = SimpleNamespace(stop_training=False, steps_per_execution=1, optimizer=SimpleNamespace(iterations=0))
+    limit.set_model(model)
+    look = limit._look
+    limit._look = lambda: (looks.append(batch), look())
+    batch = 0
+    limit.on_train_begin()
+    while not model.stop_training:
+        limit.on_train_batch_begin(batch)
+        batch += 1
+        model.optimizer.iterations = batch // 3
+    assert batch == 300
+    assert len(looks) < 25
+    limit.on_train_end()
+    assert model.stop_training is True
+
+
+def test_two_limits_hold_both(model, batches):
+    fit(model, batches, [Limit(updates=2), Limit(minutes=60)], epochs=9)
+    assert int(model.optimizer.iterations) == 2
+    fit(model, batches, [Limit(updates=10**6)])
+    assert model.stop_training is False
 
 
 def test_time_limit(model, batches):

@@ -39,6 +39,8 @@ def test_newest_is_found_by_number_and_old_ones_go(tmp_path):
         save_checkpoint(model, tmp_path, {"epoch": updates}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["update-10", "update-100"]
     assert latest_checkpoint(tmp_path).name == "update-100"
+    with pytest.raises(ValueError, match="keep must be at least 1 checkpoint. Received: keep=0"):
+        save_checkpoint(model, tmp_path, {}, keep=0)
 
 
 def test_half_written_one_is_not_taken(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """The command line, as a user meets it."""
 
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import keras_transformer as kt
-from keras_transformer.callbacks import read_curves
+from keras_transformer.callbacks import LearningRate, read_curves
+from keras_transformer.checkpoints import latest_checkpoint
 from keras_transformer.cli import main
 
 EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps", "a bird sings"] * 8
@@ -72,6 +75,68 @@ def test_translate_files(run, texts, tmp_path):
     assert len((tmp_path / "out").read_text(encoding="utf-8").splitlines()) == 5
 
 
+def test_as_many_lines_out_as_in(run, tmp_path):
+    """Only a line feed ends a line, in a file and from standard input; a byte order mark is none of the text."""
+    content = "\ufeffa dog runs\rthe cat sleeps\r\n\na\u2028bird\u0085sings".encode()
+    expected = kt.Translator.load(run / "translator").translate(
+        ["a dog runs\rthe cat sleeps", "", "a\u2028bird\u0085sings"], beam_size=1
+    )
+    for data in (content, gzip.compress(content)):
+        (tmp_path / "text").write_bytes(data)
+        result = CliRunner().invoke(main, ["translate", str(run), "--beam-size", "1"], input=data)
+        assert result.exit_code == 0, result.output
+        arguments = ["--source", str(tmp_path / "text"), "--output", str(tmp_path / "out"), "--beam-size", "1"]
+        assert CliRunner().invoke(main, ["translate", str(run), *arguments]).exit_code == 0
+        assert (tmp_path / "out").read_bytes() == result.stdout_bytes
+        assert result.stdout_bytes.decode().split("\n") == [*expected, ""]
+
+
+def test_line_feed_within_a_translation_ends_no_line(run, monkeypatch):
+    monkeypatch.setattr(kt.Translator, "translate", lambda *_, **__: ["ein\nHund", "Katze"])
+    result = CliRunner().invoke(main, ["translate", str(run)], input="a dog\na cat\n")
+    assert result.stdout == "ein Hund\nKatze\n"
+
+
+def test_translate_refuses_before_the_work(run, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(kt.Translator, "load", None)
+    source = "--source", texts / "val.en"
+    assert "There is no file" in failure("translate", run, "--source", tmp_path / "gone")
+    assert "cannot be read: Is a directory" in failure("translate", run, "--source", tmp_path)
+    assert "is not UTF-8" in failure("translate", run, input=b"\xff\n")
+    assert "--output must be a file. Received: the folder" in failure("translate", run, *source, "--output", tmp_path)
+    output = failure("translate", run, *source, "--output", tmp_path / "gone" / "out")
+    assert "--output must be in a folder that exists" in output
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+    output = failure("translate", run, *source, "--output", tmp_path / "out")
+    assert "--output must be a file that can be written" in output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_the_same_command_goes_on(texts, tmp_path, monkeypatch, number, code):
+    arguments = train_arguments(texts, tmp_path / "run", "--epochs", "2")
+    with monkeypatch.context() as patch:
+        hook = lambda self, batch, logs=None: signal.raise_signal(number) if batch == 1 else None  # noqa: E731
+        patch.setattr(LearningRate, "on_train_batch_begin", hook)
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code
+    assert result.stderr.splitlines()[-1] == (
+        f"Stopped. Received {number.name}. {tmp_path / 'run'} is saved: the same command goes on after update 1."
+    )
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints").name == "update-1"
+    assert (tmp_path / "run" / "translator").is_dir()
+    if number == signal.SIGINT:
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+        assert [row["epoch"] for row in read_curves(tmp_path / "run" / "curves.csv")] == [1, 2]
+
+
+def test_interrupt_before_there_is_anything_to_save(monkeypatch, run):
+    monkeypatch.setattr(kt.Translator, "load", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    result = CliRunner().invoke(main, ["translate", str(run)], input="a dog\n")
+    assert (result.exit_code, result.stderr) == (130, "Stopped.\n")
+
+
 def test_evaluate_prints_score_and_signature(run, texts):
     arguments = ["evaluate", str(run), "--source", str(texts / "val.en"), "--target", str(texts / "val.de")]
     result = CliRunner().invoke(main, arguments)
@@ -102,6 +167,22 @@ def test_steps_and_config_file(texts, tmp_path):
     )
 
 
+def test_config_file_that_is_none(texts, tmp_path):
+    config = tmp_path / "run.yaml"
+    arguments = [*train_arguments(texts, tmp_path / "run"), "--config", config]
+    for content, words in (
+        (b"steps: [3", "is not a YAML file"),
+        (b"a: b: c", "is not a YAML file"),
+        (b"\xff\xfe\x00", "is not a YAML file"),
+        (b"- 3", "must hold a mapping"),
+        (b"3: 4", "holds 3, which train does not take"),
+        (b"config: other.yaml", "holds config, which train does not take"),
+        (b"steps: many", "'many' is not a valid integer"),
+    ):
+        config.write_bytes(content)
+        assert words in " ".join(failure(*arguments).replace("\u2502", " ").split())
+
+
 def test_bad_texts_are_one_line_and_leave_no_folder(texts, tmp_path):
     shorter = tmp_path / "shorter.de"
     shorter.write_text("ein Hund\n")
@@ -126,7 +207,9 @@ def test_impossible_values(texts, tmp_path):
         *("train", "--source", texts / "train.en", "--target", texts / "train.de"),
         *("--output", tmp_path / "run", "--valid-source", texts / "val.en"),
     )
-    assert "There is no folder" in failure("translate", tmp_path / "gone")
+    for option in ("--batch-tokens", "--vocabulary-size", "--steps"):
+        assert "0 is not in the range x>=1" in failure(*train_arguments(texts, tmp_path / "run", option, "0"))
+    assert "There is no folder" in failure("translate", tmp_path / "gone", input="a\n")
     assert "translator.json is missing" in failure("translate", tmp_path)
     assert "No backend is called 'theano'" in failure("translate", tmp_path, "--backend", "theano")
 

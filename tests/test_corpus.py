@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import io
 
 import pytest
 
@@ -166,3 +167,11 @@ def test_what_is_no_text_is_refused(source, received):
     with pytest.raises(ValueError) as error:
         read_pairs(source, ["A", "B"])
     assert str(error.value) == f"{received} Expected a file's path or a list of str."
+
+
+def test_a_stream_has_the_same_rules_as_a_file():
+    content = b"\xef\xbb\xbfone\rtwo\r\nthree"
+    for data in (content, gzip.compress(content)):
+        assert list(read_lines(io.BufferedReader(io.BytesIO(data)))) == ["one\rtwo", "three"]
+    with pytest.raises(ValueError, match="the text:2 is not UTF-8"):
+        list(read_lines(io.BufferedReader(io.BytesIO(b"a\n\xff"))))

@@ -28,3 +28,15 @@ def test_backend_that_does_not_start(monkeypatch):
     finding = doctor._backend(keras.backend.backend())
     assert not finding.ok
     assert finding.text.endswith("RuntimeError: no device")
+
+
+def test_settings_file_of_keras_with_a_missing_backend(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND")
+    (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
+    for module in ("doctor", "environment"):
+        monkeypatch.setattr(f"keras_transformer.{module}.installed_backends", lambda: ["jax"])
+    (finding,) = doctor._choice()
+    assert not finding.ok
+    assert finding.text.startswith("commands use 'jax', but Keras in Python is set to 'tensorflow'")
+    assert finding.text.endswith("set KERAS_BACKEND=jax")

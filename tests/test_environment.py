@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_transformer.environment import check_backend, chosen_backend, installed_backends
+from keras_transformer.environment import check_backend, chosen_backend, command_backend, installed_backends
 
 
 def run(code, **environment):
@@ -24,6 +24,36 @@ def test_chosen_by_variable_then_file_then_default(monkeypatch, tmp_path):
     assert chosen_backend() == "torch"
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert chosen_backend() == "jax"
+
+
+def test_command_takes_flag_then_variable_then_installed_of_the_file_then_first_installed(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr("keras_transformer.environment.installed_backends", lambda: ["jax", "torch"])
+    assert command_backend() == "jax"
+    for content in ('{"backend": "tensorflow"}', "{", "[]", "{}"):
+        (tmp_path / "keras.json").write_text(content)
+        assert command_backend() == "jax"
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert command_backend() == "torch"
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert command_backend() == "tensorflow"
+    assert command_backend("jax") == "jax"
+
+
+def test_command_line_and_doctor_follow_that_rule(monkeypatch, tmp_path):
+    """Keras's settings file names the last installed backend: not the one that would be taken without it."""
+    (tmp_path / "keras.json").write_text(f'{{"backend": "{installed_backends()[-1]}"}}')
+    code = (
+        "import os, click; from keras_transformer import cli, doctor; cli._start_keras = lambda: None\n"
+        "print(cli._use_backend(click.Context(cli.main), None, None), *doctor._choice())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    command = [sys.executable, "-c", f"import sys; sys.argv = ['keras-transformer']\n{code}"]
+    environment |= {"KERAS_HOME": str(tmp_path)}
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert child.stdout.startswith(f"{installed_backends()[-1]} Finding(subject='backend'"), child.stderr
+    assert f"text='{installed_backends()[-1]}, unless" in child.stdout
 
 
 def test_unknown_backend():

@@ -1,5 +1,8 @@
 """Runs: limits, the best translator, and going on as if never stopped."""
 
+import dataclasses
+import os
+
 import numpy as np
 import pytest
 
@@ -29,13 +32,18 @@ def test_another_process_sees_the_same_order_and_epoch(settings, tmp_path):
     assert second.epoch == 1
     assert int(second.model.optimizer.iterations) == len(second.batches)
     second.train(epochs=2)
+    for one, other in zip(whole.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
     assert second.batches.epoch == whole.batches.epoch
     steps = [[row["step"] for row in read_curves(tmp_path / name / "curves.csv")] for name in ("whole", "parts")]
     assert steps[0] == steps[1]
 
 
 def test_trained_enough_already(settings, tmp_path):
-    Run(tmp_path / "run", settings).train(epochs=1)
+    run = Run(tmp_path / "run", settings)
+    run.train(epochs=1)
+    run.train(epochs=1)  # nor in the same object
+    assert run.epoch == 1 and run.updates == len(run.batches)
     again = Run(tmp_path / "run", settings)
     before = again.model.get_weights()
     again.train(epochs=1)
@@ -57,6 +65,78 @@ def test_best_translator_stays(settings, tmp_path, monkeypatch):
     for one, other in zip(best, kt.Translator.load(tmp_path / "run" / "translator").model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(best, run.model.get_weights(), strict=True))
+
+
+def test_record_of_settings_stays_and_damage_is_told(settings, tmp_path, monkeypatch):
+    run = Run(tmp_path / "run", settings)
+    record = tmp_path / "run" / "run.yaml"
+    before = record.stat().st_mtime_ns
+    Run(tmp_path / "run", settings)
+    assert record.stat().st_mtime_ns == before
+    for content in (b"", b"source: [", b"\xff", b"- a", b"colour: red", b"source: a\ntarget: b\npreset: huge"):
+        record.write_bytes(content)
+        with pytest.raises(ValueError, match=r"run.yaml does not hold the settings of a run: .* Write the file anew"):
+            Run(tmp_path / "run", settings)
+    save = kt.callbacks.Checkpoints(tmp_path / "run" / "checkpoints")
+    run.model.fit(run.batches, callbacks=[save], verbose=0)
+    record.unlink()
+    with pytest.raises(ValueError, match=r"holds checkpoints, but no run.yaml"):
+        Run(tmp_path / "run", settings)
+
+
+def test_kill_while_settings_are_written_leaves_none_of_them(settings, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def killed(old, new):
+        if new.name == "run.yaml":
+            raise OSError("killed")
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(OSError, match="killed"):
+            Run(tmp_path / "run", settings)
+    assert not (tmp_path / "run" / "run.yaml").exists()
+    assert Run(tmp_path / "run", settings).epoch == 0
+
+
+def test_run_that_could_not_begin_leaves_no_tokenizer(settings, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="No pair"):
+        Run(folder, dataclasses.replace(settings, batch_tokens=1))
+    assert not folder.exists()
+    folder.mkdir()
+    kt.Tokenizer.train(EN + DE, vocabulary_size=300).save(folder / "tokenizer.model")  # left by an earlier release
+    assert Run(folder, dataclasses.replace(settings, vocabulary_size=290)).tokenizer.vocabulary_size == 290
+    assert kt.Tokenizer.load(folder / "tokenizer.model").vocabulary_size == 290
+
+
+def test_every_other_setting_is_refused_in_one_error(settings, tmp_path):
+    Run(tmp_path / "run", settings)
+    record = (tmp_path / "run" / "run.yaml").read_bytes()
+    others = {"source": "other.en", "batch_tokens": 100, "vocabulary_size": None, "seed": 2, "valid_source": "b"}
+    with pytest.raises(ValueError) as error:
+        Run(tmp_path / "run", dataclasses.replace(settings, **others))
+    held, received = str(error.value).split(" Received: ")
+    for name in others:
+        assert f"{name}={getattr(settings, name)!r}" in held
+        assert f"{name}={others[name] or 8000!r}" in received
+    assert "target" not in received and "preset" not in received
+    assert (tmp_path / "run" / "run.yaml").read_bytes() == record
+
+
+def test_the_same_settings_may_be_written_otherwise(settings, tmp_path, monkeypatch):
+    """A path from the working folder; a value of the preset's in place of none."""
+    settings = dataclasses.replace(settings, batch_tokens=None)
+    Run(tmp_path / "run", settings)
+    monkeypatch.chdir(tmp_path)
+    Run(tmp_path / "run", dataclasses.replace(settings, source="train.en", batch_tokens=4096))
+
+
+@pytest.mark.parametrize("name", ["batch_tokens", "vocabulary_size"])
+def test_nought_is_not_the_presets_value(settings, tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} must be an integer from 1"):
+        Run(tmp_path / "run", dataclasses.replace(settings, **{name: 0}))
 
 
 def test_settings_that_cannot_be():

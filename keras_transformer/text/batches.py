@@ -30,6 +30,12 @@ class Batches(keras.utils.PyDataset):
     keras.Model shuffles the batches of any PyDataset once more with Python's global generator
     unless told ``shuffle=False``; kt.Transformer tells it so.
 
+    An epoch here is once through the pairs. When Keras has asked for the last batch of one and asks
+    for the first again, the next has begun: in ``fit`` with ``steps_per_epoch``, which then takes
+    several of its epochs for one of these, and from one ``fit`` to another. An epoch that was broken
+    off is begun anew. Keras does not say what it asks for, so ``evaluate`` on the same object counts
+    too; give it another, or say set_epoch afterwards.
+
     Args:
         source: path of a text file (plain or gzip), or a list of str.
         target: the same for the translations, line by line.
@@ -48,7 +54,8 @@ class Batches(keras.utils.PyDataset):
         num_tokens: label tokens of an epoch, eos counted, padding not.
         padding_share: padding among all source and target positions of an epoch.
         shapes: list of (B, S, T), by S + T.
-        epoch: number of the epoch being served; see set_epoch.
+        epoch: number of the epoch being served, or of the next when the last batch was asked for;
+            see set_epoch.
 
     Raises:
         ValueError: see read_pairs; no pair is left; ids outside the vocabulary; an argument is
@@ -124,6 +131,10 @@ class Batches(keras.utils.PyDataset):
         )
         self.padding_share = 1 - (int(source_lengths.sum()) + self.num_tokens) / positions
 
+    @property
+    def epoch(self):
+        return self._epoch + self._is_served
+
     def set_epoch(self, epoch):
         """Serves the batches of that epoch from now on, so that a resumed run meets the order it would have met.
 
@@ -133,9 +144,13 @@ class Batches(keras.utils.PyDataset):
             ValueError: epoch is no integer from 0 to 2**63 - 1.
         """
         _check_integers(0, epoch=epoch)
-        self.epoch = epoch
+        self._begin(epoch)
+        self._is_watched = False
+
+    def _begin(self, epoch):
         self._plan = self._deal(epoch)
-        self._begun, self._served = False, set()
+        self._epoch = epoch
+        self._is_served = False  # whether the last batch has been asked for
 
     def _deal(self, epoch):
         """The epoch's batches in order: list of (bucket, pair numbers (B,)); -1 stands for a row of padding."""
@@ -155,8 +170,12 @@ class Batches(keras.utils.PyDataset):
         return len(self._plan)
 
     def __getitem__(self, index):
+        # Here and not in on_epoch_end: TensorFlow reads ahead, into the next epoch before Keras has ended this one.
+        if index == 0 and self._is_served:
+            self._begin(self._epoch + 1)
         bucket, pairs = self._plan[index]
-        self._served.add(index)
+        if self._is_watched and index == len(self) - 1:
+            self._is_served = True
         pad_id = self.tokenizer.pad_id
         source = self._source.padded(pairs, bucket.source_length, pad_id)
         target = self._target.padded(pairs, bucket.target_length, pad_id, skip_last=1)
@@ -164,13 +183,12 @@ class Batches(keras.utils.PyDataset):
         return {"source": source, "target": target}, labels
 
     def on_epoch_begin(self):
-        """Called by Keras."""
-        self._begun, self._served = True, set()
+        """Called by Keras. What is looked at outside of its epochs counts for nothing."""
+        self._is_watched = True
 
     def on_epoch_end(self):
-        """Called by Keras. Goes on to the next epoch if this one was served whole; Keras also calls it before the first."""
-        if self._begun and len(self._served) == len(self):
-            self.set_epoch(self.epoch + 1)
+        """Called by Keras; also before the first epoch, and with ``steps_per_epoch`` in the middle of one, while it reads on."""
+        self._is_watched = self._is_watched and not self._is_served
 
 
 class _Rows:

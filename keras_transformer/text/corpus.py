@@ -4,6 +4,7 @@ Text readers disagree on what ends a line (a lone CR, U+2028 and others), which 
 side against the other. Here only the line feed does. Nothing is left out without being counted.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import os
@@ -61,7 +62,8 @@ def read_lines(path):
     are taken off.
 
     Args:
-        path: the file. gzip is told by the content, not by the name.
+        path: the file, or a buffered binary stream of its content, such as sys.stdin.buffer. gzip is told by the content,
+            not by the name.
 
     Returns:
         Generator of str.
@@ -79,7 +81,8 @@ def read_lines(path):
     >>> list(read_lines(file))
     ['A dog runs.', 'A cat sleeps.']
     """
-    for number, line in enumerate(_binary_lines(path), start=1):
+    name = path if isinstance(path, str | os.PathLike) else getattr(path, "name", "the text")
+    for number, line in enumerate(_binary_lines(path, name), start=1):
         if number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         line = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -87,22 +90,22 @@ def read_lines(path):
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
+                f"{name}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
                 "Convert the file to UTF-8, for instance with iconv, or mend the line."
             ) from None
 
 
-def _binary_lines(path):
+def _binary_lines(path, name):
     try:
-        with open(path, "rb") as plain:
+        with open(path, "rb") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path) as plain:
             compressed = plain.peek(2).startswith(_GZIP_MAGIC)
             yield from gzip.GzipFile(fileobj=plain) if compressed else plain
     except FileNotFoundError:
-        raise ValueError(f"There is no file {path} (looked in {Path.cwd()}). Check the path.") from None
+        raise ValueError(f"There is no file {name} (looked in {Path.cwd()}). Check the path.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is a damaged gzip file: {error}. Fetch or compress it again.") from None
+        raise ValueError(f"{name} is a damaged gzip file: {error}. Fetch or compress it again.") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}. Give a readable text file.") from None
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}. Give a readable text file.") from None
 
 
 def read_pairs(source, target):
