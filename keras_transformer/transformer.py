@@ -346,7 +346,7 @@ class Transformer(keras.Model):
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         with check.one_error():
             if isinstance(validation_data, (tuple, list)):
-                check.batch(*validation_data)
+                check.batch(*validation_data[:3])
             elif validation_data is not None:
                 validation_data = check.wrap(validation_data)
             x = check.wrap(x, y, sample_weight)

@@ -258,6 +258,8 @@ def test_another_thread_gets_logits_while_a_step_is_under_way():
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras exports no dict of inputs from PyTorch")
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+# Keras hands it to jax2tf.
+@pytest.mark.filterwarnings("ignore:The `native_serialization` parameter is deprecated:DeprecationWarning")
 def test_keras_export_needs_no_signature(tmp_path):
     import tensorflow as tf
 
