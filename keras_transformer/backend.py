@@ -362,12 +362,6 @@ def keep_state(function, *kinds):
     return run
 
 
-def sync_state(model):
-    """Lets a callback read the variables of a model within an epoch: on JAX ``fit`` keeps their values to itself."""
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
-
-
 def portable_config(config):
     """A compile configuration that loads on every backend.
 

@@ -21,6 +21,7 @@ class IdCheck:
 
     Args:
         vocabulary_size: V.
+        needs_labels: whether a batch without labels is an error.
 
     Example:
 
@@ -30,34 +31,45 @@ class IdCheck:
     >>> check.batch({"source": np.array([[5, 3]]), "target": np.array([[2, 7]])}, np.array([[7, 3]]))
     """
 
-    def __init__(self, vocabulary_size):
+    def __init__(self, vocabulary_size, needs_labels=False):
         self.vocabulary_size = vocabulary_size
+        self.needs_labels = needs_labels
         self._error = None
 
-    def batch(self, x, y=None):
-        """Raises ValueError unless x is {"source": (B, S), "target": (B, T)} and y (B, T) or None, all ids of the vocabulary."""
+    def batch(self, x, y=None, sample_weight=None):
+        """Raises ValueError unless x is {"source": (B, S), "target": (B, T)} and y (B, T) or None, all ids of the vocabulary,
+        and sample_weight (B,), (B, 1), (B, T) or None."""
         try:
-            if not isinstance(x, dict) or not {"source", "target"} <= x.keys():
-                received = f"a dict of {', '.join(map(repr, x))}" if isinstance(x, dict) else f"a {type(x).__name__}"
-                raise ValueError(
-                    f'The input must be a dict {{"source": (B, S), "target": (B, T)}} of integer ids. Received: {received}.'
-                )
-            arrays = {"source": x["source"], "target": x["target"], "labels": y}
-            arrays = {name: _as_array(ids) for name, ids in arrays.items() if ids is not None}
-            for name, ids in arrays.items():
-                check_ids(ids, self.vocabulary_size, name)
-                if np.ndim(ids) != 2:
-                    raise ValueError(f"{name} must have two axes, rows and positions. Received: shape {np.shape(ids)}.")
-            if y is not None and np.shape(arrays["labels"]) != np.shape(arrays["target"]):
-                raise ValueError(
-                    "target and labels must have the same shape: labels are the target one position ahead. "
-                    f"Received: target {np.shape(arrays['target'])}, labels {np.shape(arrays['labels'])}."
-                )
+            self._check_ids(x, y)
+            _check_weights(sample_weight, y)
         except ValueError as error:
             self._error = error
             raise
 
-    def wrap(self, x, y=None):
+    def _check_ids(self, x, y):
+        if not isinstance(x, dict) or not {"source", "target"} <= x.keys():
+            received = f"a dict of {', '.join(map(repr, x))}" if isinstance(x, dict) else f"a {type(x).__name__}"
+            raise ValueError(
+                f'The input must be a dict {{"source": (B, S), "target": (B, T)}} of integer ids. Received: {received}.'
+            )
+        if y is None and self.needs_labels:
+            raise ValueError(
+                "There are no labels to learn or to evaluate. Received: y=None. Expected: labels (B, T), the target one "
+                "position ahead. Give y, or data of (inputs, labels)."
+            )
+        arrays = {"source": x["source"], "target": x["target"], "labels": y}
+        arrays = {name: _as_array(ids) for name, ids in arrays.items() if ids is not None}
+        for name, ids in arrays.items():
+            check_ids(ids, self.vocabulary_size, name)
+            if np.ndim(ids) != 2:
+                raise ValueError(f"{name} must have two axes, rows and positions. Received: shape {np.shape(ids)}.")
+        if y is not None and np.shape(arrays["labels"]) != np.shape(arrays["target"]):
+            raise ValueError(
+                "target and labels must have the same shape: labels are the target one position ahead. "
+                f"Received: target {np.shape(arrays['target'])}, labels {np.shape(arrays['labels'])}."
+            )
+
+    def wrap(self, x, y=None, sample_weight=None):
         """``x`` with every batch checked before the model sees it; arrays are checked now."""
         if isinstance(x, keras.utils.PyDataset):
             return _CheckedPyDataset(x, self)
@@ -71,7 +83,7 @@ class IdCheck:
         if hasattr(x, "__next__"):
             return (self._passed_on(batch) for batch in x)
         if x is not None:
-            self.batch(x, y)
+            self.batch(x, y, sample_weight)
         return x
 
     @contextlib.contextmanager
@@ -86,18 +98,18 @@ class IdCheck:
 
     def _element(self, element):
         """Checks a batch as a data source gives it: x, (x,), (x, y) or (x, y, sample_weight)."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(element)
-        self.batch(x, y)
+        self.batch(*keras.utils.unpack_x_y_sample_weight(element))
 
     def _passed_on(self, element):
         self._element(element)
         return element
 
     def _torch_loader(self, loader):
-        loader = copy.copy(loader)
-        collate = loader.collate_fn
-        loader.collate_fn = lambda samples: self._passed_on(collate(samples))
-        return loader
+        """A DataLoader, as Keras asks for one, that hands on the batches of ``loader`` and checks them in this process."""
+        checked = copy.copy(loader)
+        methods = {"__iter__": lambda _: map(self._passed_on, loader)}
+        checked.__class__ = type(type(loader).__name__, (type(loader),), methods)
+        return checked
 
 
 class _CheckedPyDataset(keras.utils.PyDataset):
@@ -126,6 +138,17 @@ def _is_torch_loader(x):
     return any(
         base.__module__.startswith("torch.utils.data") and base.__name__ == "DataLoader" for base in type(x).__mro__
     )
+
+
+def _check_weights(sample_weight, y):
+    if sample_weight is None:
+        return
+    found, labels = np.shape(_as_array(sample_weight)), np.shape(_as_array(y))
+    if found not in (labels[:1], (*labels[:1], 1), labels):
+        raise ValueError(
+            f"sample_weight does not fit labels {labels}. Received: shape {found}. Expected: {labels[:1]} or "
+            f"{(*labels[:1], 1)}, a weight a sentence, or {labels}, a weight a token."
+        )
 
 
 def _as_array(ids):

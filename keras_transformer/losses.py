@@ -33,9 +33,6 @@ def token_weights(labels, pad_id=0, sample_weight=None):
         pad_id: the padding id.
         sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
 
-    Raises:
-        ValueError: sample_weight has another rank.
-
     Example:
 
     >>> import numpy as np
@@ -46,15 +43,8 @@ def token_weights(labels, pad_id=0, sample_weight=None):
     weights = ops.cast(ops.not_equal(labels, pad_id), "float32")
     if sample_weight is None:
         return weights
-    sample_weight = ops.cast(sample_weight, "float32")
-    if len(sample_weight.shape) == 1:
-        sample_weight = sample_weight[:, None]  # (B,) -> (B, 1)
-    if len(sample_weight.shape) != 2:
-        raise ValueError(
-            "sample_weight must have shape (B, T), a weight for each token, or (B,) or (B, 1), one for each row. "
-            f"Received: shape {tuple(sample_weight.shape)}."
-        )
-    return weights * sample_weight
+    # A row each, not by rank: TensorFlow may not know it here, and (B,) as it is would weigh positions where B = T.
+    return weights * ops.reshape(ops.cast(sample_weight, "float32"), (ops.shape(labels)[0], -1))  # (B, 1) or (B, T)
 
 
 def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weight=None):

@@ -23,7 +23,7 @@ class TokenMetric(keras.metrics.Metric):
         self.tokens = self.add_variable((), initializer="zeros", name="tokens")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Counts labels (B, T) against logits (B, T, V); sample_weight (B, T) or None."""
+        """Counts labels (B, T) against logits (B, T, V); sample_weight (B,), (B, 1), (B, T) or None."""
         self.update_from_statistics(
             token_statistics(
                 ops.convert_to_tensor(y_pred),

@@ -16,6 +16,7 @@ import keras
 
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.weights.h5"
+TOKENIZER_FILE = "tokenizer.model"  # beside a model, in the folder of a translator or an export
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class AccumulateGradients(keras.optimizers.Optimizer):
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As ``apply``, for JAX: returns the new trainable and optimizer variables."""
-        own = len(self._variables)
+        own = len(super().variables)
         with keras.StatelessScope(state_mapping=list(zip(self.variables, optimizer_variables, strict=True))) as scope:
             self._add(grads)
             joined = self._joined()
@@ -94,7 +94,7 @@ class AccumulateGradients(keras.optimizers.Optimizer):
             new_trainable, new_inner = self.inner_optimizer.stateless_apply(added[own:], joined, trainable_variables)
             emptied = [
                 ops.zeros_like(value) if self._is_accumulator(variable) else value
-                for variable, value in zip(self._variables, added[:own], strict=True)
+                for variable, value in zip(self.variables[:own], added[:own], strict=True)
             ]
             return list(new_trainable), emptied + list(new_inner)
 
@@ -120,7 +120,7 @@ class AccumulateGradients(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
-        return self._variables + self.inner_optimizer.variables
+        return super().variables + self.inner_optimizer.variables
 
     @property
     def learning_rate(self):

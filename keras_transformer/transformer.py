@@ -5,6 +5,7 @@ Vaswani et al. 2017, "Attention Is All You Need".
 """
 
 import contextlib
+import contextvars
 import numbers
 
 import keras
@@ -15,12 +16,12 @@ from keras_transformer.environment import keep_freed_memory
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
-from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
 from keras_transformer.layers.encoder import Encoder
 from keras_transformer.layers.masking import padding_mask
-from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics
-from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss, TokenMetric
+from keras_transformer.layers.seeded_dropout import seeded_dropout
+from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics, token_weights
+from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
 from keras_transformer.optimizers import weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
@@ -56,8 +57,8 @@ class Transformer(keras.Model):
         bos_id: the id every target begins with.
         eos_id: the id every label row ends with.
         preset: name whose recipe ``compile()`` takes its defaults from; from_preset sets it.
-        seed: seed of the initial weights, which are then equal on every backend; None draws one from Python's
-            generator, which keras.utils.set_random_seed seeds.
+        seed: seed of the initial weights, which are then equal on every backend, and of dropout; None draws one from
+            Python's generator, which keras.utils.set_random_seed seeds.
 
     Call arguments:
         inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos.
@@ -131,7 +132,7 @@ class Transformer(keras.Model):
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
-        self.build()
+        self.build({"source": (None, None), "target": (None, None)})
 
     def _check_numbers(self):
         for name in ("vocabulary_size", "d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"):
@@ -139,12 +140,14 @@ class Transformer(keras.Model):
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
         for name in ("dropout", "attention_dropout", "activation_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1). Received: {name}={getattr(self, name)!r}.")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive. Received: epsilon={self.epsilon!r}.")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+                raise ValueError(f"{name} must be a number in [0, 1). Received: {name}={value!r}.")
+        if not isinstance(self.epsilon, numbers.Real) or not self.epsilon > 0:
+            raise ValueError(f"epsilon must be a positive number. Received: epsilon={self.epsilon!r}.")
         ids = {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
-        if len(set(ids.values())) < 3 or not all(0 <= value < self.vocabulary_size for value in ids.values()):
+        whole = all(isinstance(value, numbers.Integral) for value in ids.values())
+        if not whole or len(set(ids.values())) < 3 or not all(0 <= x < self.vocabulary_size for x in ids.values()):
             shown = ", ".join(f"{name}={value!r}" for name, value in ids.items())
             raise ValueError(
                 f"pad_id, bos_id and eos_id must be three different ids below vocabulary_size={self.vocabulary_size}. "
@@ -174,9 +177,10 @@ class Transformer(keras.Model):
         if self.tie_embeddings is None:
             self.output_projection = OutputProjection(**table, seed=seeds.next(), name="output_projection")
         self.positions = SinusoidalPositions(dtype=self.dtype_policy, name="positions")
-        self.embedding_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
-        self.encoder = Encoder(self.num_layers, seed=seeds.next(), name="encoder", **shared)
-        self.decoder = Decoder(self.num_decoder_layers, seed=seeds.next(), name="decoder", **shared)
+        encoder_seed, decoder_seed = seeds.next(), seeds.next()
+        self.embedding_dropout = seeded_dropout(self.dropout, seeds, self.dtype_policy)
+        self.encoder = Encoder(self.num_layers, seed=encoder_seed, name="encoder", **shared)
+        self.decoder = Decoder(self.num_decoder_layers, seed=decoder_seed, name="decoder", **shared)
 
     @classmethod
     def from_preset(cls, name, /, vocabulary_size=None, **overrides):
@@ -205,12 +209,12 @@ class Transformer(keras.Model):
         """Creates all weights; their shapes follow from the arguments alone."""
         if self.built:
             return
-        hidden_shape = (None, None, self.d_model)
-        self.target_embedding.build()
+        ids_shape, hidden_shape = (None, None), (None, None, self.d_model)
+        self.target_embedding.build(ids_shape)
         if self.tie_embeddings != "all":
-            self.source_embedding.build()
+            self.source_embedding.build(ids_shape)
         if self.output_projection is not None:
-            self.output_projection.build()
+            self.output_projection.build(hidden_shape)
         self.positions.build(hidden_shape)
         self.encoder.build(hidden_shape)
         self.decoder.build(hidden_shape, hidden_shape)
@@ -250,14 +254,22 @@ class Transformer(keras.Model):
 
     # Training: what Keras calls around a step
 
-    def compile(self, optimizer=None, loss=None, metrics=None, **kwargs):
+    def compile(self, optimizer=None, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """keras.Model.compile, with the paper's recipe for whatever is not given.
+
+        Loss and metrics are counted by tokens, from hidden states, where the loss is SmoothedCrossentropy itself and all metrics
+        are ours, with the model's pad_id, and neither loss_weights nor weighted_metrics are given. Anything else gets
+        Keras's own step, on logits, as in every model.
 
         Args:
             optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
                 warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
-            metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy.
+            loss_weights: as keras.Model.compile.
+            metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
+                weighted_metrics.
+            weighted_metrics: as keras.Model.compile; with sample_weight, TokenAccuracy and Perplexity are weighted as
+                metrics too.
             kwargs: as keras.Model.compile.
 
         Example:
@@ -274,14 +286,27 @@ class Transformer(keras.Model):
             optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
-        smoothed = isinstance(loss, SmoothedCrossentropy)
-        if metrics is None and smoothed:
+        if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):
             metrics = [TokenAccuracy(pad_id=self.pad_id), Perplexity(pad_id=self.pad_id)]
-        metrics = list(metrics or [])
-        # Any other loss or metric needs logits: then Keras's own step runs, as for every model.
-        counts_tokens = smoothed and all(isinstance(metric, TokenMetric) for metric in metrics)
-        self._scoring = _Scoring(metrics if counts_tokens else None)
-        super().compile(optimizer=optimizer, loss=loss, metrics=None if counts_tokens else metrics, **kwargs)
+        counts_tokens = loss_weights is None and weighted_metrics is None and self._counts_tokens(loss, metrics)
+        self._scoring = _Scoring(metrics or [] if counts_tokens else None)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=None if counts_tokens else metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+
+    def _counts_tokens(self, loss, metrics):
+        """Whether loss and metrics do no more than the sums over tokens tell. A subclass may do anything."""
+        return (
+            type(loss) is SmoothedCrossentropy
+            and isinstance(metrics or [], (list, tuple))
+            and all(type(metric) in (TokenAccuracy, Perplexity) for metric in metrics or [])
+            and all(x.pad_id == self.pad_id for x in (loss, *(metrics or [])))
+        )
 
     @property
     def metrics(self):
@@ -289,48 +314,77 @@ class Transformer(keras.Model):
         one that Keras's own tracker weighs by rows."""
         return super().metrics + self._scoring.metrics
 
-    def fit(self, x=None, y=None, *args, validation_data=None, shuffle=True, **kwargs):
+    def export(self, filepath, *args, input_signature=None, **kwargs):
+        """keras.Model.export of ``call``: ids in, logits out. Translator.export writes a model that translates."""
+        if input_signature is None:
+            ids = keras.InputSpec(shape=(None, None), dtype="int32")
+            input_signature = [{"source": ids, "target": ids}]
+        return super().export(filepath, *args, input_signature=input_signature, **kwargs)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        *args,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
         """keras.Model.fit, with ids checked on the host first.
 
         ``shuffle`` concerns arrays and a PyDataset of one's own. The batches of a kt.Batches keep the order their seed gives, and
         other sources bring their own order, of which Keras would warn.
 
+        ``sample_weight`` is (N,) or (N, 1), a weight a sentence, or (N, T), a weight a token.
+
         Raises:
-            ValueError: an id is outside the vocabulary, or the input is not {"source": (B, S), "target": (B, T)}.
+            ValueError: an id is outside the vocabulary, the input is not {"source": (B, S), "target": (B, T)}, there are no
+                labels, sample_weight has another shape, or class_weight is given.
         """
-        check = IdCheck(self.vocabulary_size)
+        _refuse_class_weight(class_weight)
+        check = IdCheck(self.vocabulary_size, needs_labels=True)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         with check.one_error():
             if isinstance(validation_data, (tuple, list)):
-                check.batch(*validation_data[:2])
+                check.batch(*validation_data[:3])
             elif validation_data is not None:
                 validation_data = check.wrap(validation_data)
-            x = check.wrap(x, y)
-            return super().fit(x, y, *args, validation_data=validation_data, shuffle=shuffle, **kwargs)
+            x = check.wrap(x, y, sample_weight)
+            return super().fit(
+                x,
+                y,
+                *args,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                sample_weight=sample_weight,
+                **kwargs,
+            )
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """keras.Model.evaluate, with ids checked on the host first; see fit."""
-        if kwargs.get("_use_cached_eval_dataset"):  # called by fit, on data already checked
-            return super().evaluate(x, y, *args, **kwargs)
-        check = IdCheck(self.vocabulary_size)
-        with check.one_error():
-            return super().evaluate(check.wrap(x, y), y, *args, **kwargs)
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+        """keras.Model.evaluate, with ids checked on the host first; see fit. A kt.Batches stays in its epoch."""
+        check = IdCheck(self.vocabulary_size, needs_labels=True)
+        with check.one_error(), _same_epoch(x):
+            x = check.wrap(x, y, sample_weight)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        """keras.Model.predict, logits (N, T, V), with ids checked on the host first; see fit."""
+        """keras.Model.predict, logits (N, T, V), with ids checked on the host first; see fit and evaluate."""
         check = IdCheck(self.vocabulary_size)
-        with check.one_error():
+        with check.one_error(), _same_epoch(x):
             return super().predict(check.wrap(x), *args, **kwargs)
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """keras.Model.train_on_batch, with ids checked on the host first; see fit."""
-        IdCheck(self.vocabulary_size).batch(x, y)
-        return super().train_on_batch(x, y, *args, **kwargs)
+        _refuse_class_weight(class_weight)
+        IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
-    def test_on_batch(self, x, y=None, *args, **kwargs):
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """keras.Model.test_on_batch, with ids checked on the host first; see fit."""
-        IdCheck(self.vocabulary_size).batch(x, y)
-        return super().test_on_batch(x, y, *args, **kwargs)
+        IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x):
         """keras.Model.predict_on_batch, with ids checked on the host first; see fit."""
@@ -362,7 +416,7 @@ class Transformer(keras.Model):
     def train_step(self, *args):
         """Keras's own step, on hidden states instead of logits, with the micro-batch weighed by its tokens."""
         _, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(args[-1])
-        tokens = self._count_tokens(labels, sample_weight)
+        tokens = ops.sum(token_weights(labels, self.pad_id, sample_weight))
         with self._scoring.hidden_states(), weigh_micro_batch(self.optimizer, tokens):
             return super().train_step(*args)
 
@@ -371,13 +425,11 @@ class Transformer(keras.Model):
         with self._scoring.hidden_states():
             return super().test_step(*args)
 
-    def _count_tokens(self, labels, sample_weight):
-        weights = ops.cast(ops.not_equal(labels, self.pad_id), "float32")
-        return ops.sum(weights if sample_weight is None else weights * ops.cast(sample_weight, "float32"))
-
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss over real tokens. In ``fit`` and ``evaluate`` y_pred are hidden states (B, T, D), and metrics count here:
-        JAX gives metrics back from inside the differentiated function, so that one pass serves loss and metrics.
+        """The loss over real tokens, and what layers and regularisers add to it.
+
+        In ``fit`` and ``evaluate`` y_pred are hidden states (B, T, D), and metrics count here: JAX gives metrics
+        back from inside the differentiated function, so that one pass serves loss and metrics.
         """
         if not self._scoring.open:
             return super().compute_loss(x, y, y_pred, sample_weight, training=training)
@@ -390,9 +442,12 @@ class Transformer(keras.Model):
             sample_weight=sample_weight,
             training=training,
         )
-        for metric in self._scoring.metrics:
+        added = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        token_loss, *token_metrics = self._scoring.metrics
+        token_loss.update_from_statistics(statistics._replace(loss=statistics.loss + added * statistics.tokens))
+        for metric in token_metrics:
             metric.update_from_statistics(statistics)
-        return statistics.mean_loss
+        return statistics.mean_loss + added
 
     @property
     def output_table(self):
@@ -416,28 +471,57 @@ class Transformer(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    def _sublayers(self):
+        """{path: layer} of all layers with weights, however deep, each before its own. Keras has no public way to list them."""
+        return {layer.path: layer for layer in self._flatten_layers(include_self=False) if layer.weights}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        frozen = config.pop("frozen", ())
+        model = super().from_config(config, custom_objects)
+        if frozen:
+            for path, layer in model._sublayers().items():
+                layer.trainable = path not in frozen
+        return model
+
     def get_config(self):
-        return super().get_config() | {
-            "vocabulary_size": self.vocabulary_size,
-            "d_model": self.d_model,
-            "d_ff": self.d_ff,
-            "num_heads": self.num_heads,
-            "num_layers": self.num_layers,
-            "num_decoder_layers": self.num_decoder_layers,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "activation_dropout": self.activation_dropout,
-            "norm": self.norm,
-            "activation": keras.activations.serialize(self.activation),
-            "epsilon": self.epsilon,
-            "tie_embeddings": self.tie_embeddings,
-            "residual_dropout_position": self.residual_dropout_position,
-            "pad_id": self.pad_id,
-            "bos_id": self.bos_id,
-            "eos_id": self.eos_id,
-            "preset": self.preset,
-            "seed": self.seed,
-        }
+        """Every argument; and under "frozen" the paths of the layers that are, if some are."""
+        frozen = [path for path, layer in self._sublayers().items() if not layer.trainable]
+        return (
+            super().get_config()
+            | ({"frozen": frozen} if frozen else {})
+            | {
+                "vocabulary_size": self.vocabulary_size,
+                "d_model": self.d_model,
+                "d_ff": self.d_ff,
+                "num_heads": self.num_heads,
+                "num_layers": self.num_layers,
+                "num_decoder_layers": self.num_decoder_layers,
+                "dropout": self.dropout,
+                "attention_dropout": self.attention_dropout,
+                "activation_dropout": self.activation_dropout,
+                "norm": self.norm,
+                "activation": keras.activations.serialize(self.activation),
+                "epsilon": self.epsilon,
+                "tie_embeddings": self.tie_embeddings,
+                "residual_dropout_position": self.residual_dropout_position,
+                "pad_id": self.pad_id,
+                "bos_id": self.bos_id,
+                "eos_id": self.eos_id,
+                "preset": self.preset,
+                "seed": self.seed,
+            }
+        )
+
+
+@contextlib.contextmanager
+def _same_epoch(x):
+    """Lets a Batches that is read through by the way go on where it was: to it, a reading looks like an epoch of ``fit``."""
+    epoch = x.epoch if isinstance(x, Batches) else None
+    yield
+    if epoch is not None:
+        x.set_epoch(epoch)
 
 
 class _Scoring:
@@ -446,15 +530,29 @@ class _Scoring:
     A plain object, because Keras locks a built model against new metrics as attributes.
     """
 
+    # A step is under way in one thread (TensorFlow and JAX trace where they are called); the others go on getting logits.
+    _under_way = contextvars.ContextVar("scoring under way", default=None)
+
     def __init__(self, token_metrics=None):
         self.metrics = [] if token_metrics is None else [TokenLoss(name="loss"), *token_metrics]
-        self.open = False
+
+    @property
+    def open(self):
+        return self._under_way.get() is self
 
     @contextlib.contextmanager
     def hidden_states(self):
         """While open, ``call`` ends before the output projection, which compute_loss then does with the loss."""
-        self.open = bool(self.metrics)
+        token = self._under_way.set(self if self.metrics else None)
         try:
             yield
         finally:
-            self.open = False
+            self._under_way.reset(token)
+
+
+def _refuse_class_weight(class_weight):
+    if class_weight is not None:
+        raise ValueError(
+            f"class_weight does not fit labels (B, T). Received: class_weight={class_weight!r}. Expected: None. Give "
+            "sample_weight (B, T) instead, which weighs each token."
+        )

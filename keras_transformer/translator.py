@@ -1,5 +1,6 @@
 """Translator: a model and its tokenizer as one thing, text in and text out, saved and loaded as one folder."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,11 +8,10 @@ import numpy as np
 
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.saved_model import export_saved_model
-from keras_transformer.model_files import load_model, new_folder, save_model
+from keras_transformer.model_files import TOKENIZER_FILE, load_model, new_folder, save_model
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer  # noqa: F401 so that its name is known when a folder is loaded
 
-TOKENIZER_FILE = "tokenizer.model"
 FORMAT_FILE = "translator.json"
 FORMAT_VERSION = 1
 
@@ -50,7 +50,8 @@ class Translator:
                 )
         self.model = model
         self.tokenizer = tokenizer
-        self._searches = {}
+        # A search is compiled once and kept; few, because each holds what was compiled.
+        self._search = functools.lru_cache(maxsize=8)(self._new_search)
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None, batch_tokens=4096):
         """Translates each text.
@@ -86,15 +87,10 @@ class Translator:
                 translations[index] = translation
         return translations
 
-    def _search(self, beam_size, length_penalty, max_length):
-        """One search for each set of arguments, kept, so that it is compiled once."""
-        key = (beam_size, length_penalty, max_length)
-        if key not in self._searches:
-            if beam_size == 1:
-                self._searches[key] = GreedySearch(self.model, length_penalty, max_length)
-            else:
-                self._searches[key] = BeamSearch(self.model, beam_size, length_penalty, max_length)
-        return self._searches[key]
+    def _new_search(self, beam_size, length_penalty, max_length):
+        if beam_size == 1:
+            return GreedySearch(self.model, length_penalty, max_length)
+        return BeamSearch(self.model, beam_size, length_penalty, max_length)
 
     def save(self, folder):
         """Writes model and tokenizer into ``folder``; a translator already there is replaced as a whole.

@@ -1,5 +1,7 @@
 """The contract that every layer goes through: weights, shapes, config round trip, mixed precision, one training step."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
@@ -14,7 +16,10 @@ def check_layer(make, inputs, weight_shapes, output_shape):
     layer = make(seed=7) if _takes_seed(make) else make()
     output = layer(*inputs)
     assert tuple(output.shape) == output_shape
-    assert layer.compute_output_shape(*(x.shape for x in inputs)) == output_shape
+    # By build's own names, as model.summary() calls it.
+    shapes = dict(zip(inspect.signature(type(layer).build).parameters, (None, *(x.shape for x in inputs)), strict=True))
+    del shapes["self"]
+    assert layer.compute_output_shape(**shapes) == output_shape
     assert [tuple(w.shape) for w in layer.trainable_weights] == weight_shapes
     _check_same_seed_same_weights(make, inputs)
     _check_config(layer, inputs)

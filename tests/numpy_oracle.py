@@ -21,15 +21,22 @@ def layer_norm(x, gamma=1.0, beta=0.0, epsilon=1e-6):
     return (x - mean) / np.sqrt(variance + epsilon) * gamma + beta
 
 
-def attention(query, key, value, mask, heads):
-    """query (B, T, D), key and value (B, S, D), mask broadcastable to (B, T, S): one head at a time."""
+def attention_weights(query, key, mask, heads):
+    """query (B, T, D), key (B, S, D), mask broadcastable to (B, T, S): (B, H, T, S); a fully masked row gives zeros."""
     width = query.shape[-1] // heads
-    outputs = []
+    weights = []
     for head in range(heads):
         columns = slice(head * width, (head + 1) * width)
         scores = query[..., columns] @ np.swapaxes(key[..., columns], -1, -2) / np.sqrt(width)
-        outputs.append(softmax(np.where(mask, scores, -1e30)) @ value[..., columns])
-    return np.concatenate(outputs, -1)
+        weights.append(softmax(np.where(mask, scores, -1e30)) * mask)
+    return np.stack(weights, 1)
+
+
+def attention(query, key, value, mask, heads):
+    """Each head's weights over its columns of value (B, S, D), side by side: (B, T, D)."""
+    weights = attention_weights(query, key, mask, heads)
+    columns = np.split(value, heads, axis=-1)
+    return np.concatenate([weights[:, head] @ columns[head] for head in range(heads)], -1)
 
 
 def residual(x, sublayer, gamma, beta, norm):

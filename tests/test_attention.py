@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from layer_contract import as_numpy, check_layer
+from numpy_oracle import attention_weights, cross_attention, double, self_attention
 
 from keras_transformer.layers import CrossAttention, SelfAttention, causal_mask, padding_mask
 
@@ -10,35 +11,10 @@ X = GENERATOR.normal(size=(2, 4, 8)).astype("float32")
 ENCODED = GENERATOR.normal(size=(2, 5, 8)).astype("float32")
 
 
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def attention(q, k, v, mask, heads):
-    """Multi-head attention in float64 NumPy, one head at a time; a fully masked row gives zeros."""
-    outputs, weights = [], []
-    width = q.shape[-1] // heads
-    for h in range(heads):
-        columns = slice(h * width, (h + 1) * width)
-        scores = q[..., columns] @ np.swapaxes(k[..., columns], -1, -2) / np.sqrt(width)
-        weight = softmax(np.where(mask, scores, -1e30)) * mask
-        weights.append(weight)
-        outputs.append(weight @ v[..., columns])
-    return np.concatenate(outputs, -1), np.stack(weights, 1)
-
-
 def randomised(layer, *inputs):
     layer(*inputs)
     layer.set_weights([GENERATOR.normal(size=w.shape) * 0.3 for w in layer.get_weights()])
     return layer
-
-
-def self_attention_oracle(layer, x, mask, heads=2):
-    kernel, bias, out_kernel, out_bias = (w.astype("float64") for w in layer.get_weights())
-    q, k, v = np.split(x @ kernel + bias, 3, axis=-1)
-    mixed, weights = attention(q, k, v, mask, heads)
-    return mixed @ out_kernel + out_bias, weights
 
 
 def test_self_attention_keeps_the_contract():
@@ -56,25 +32,27 @@ def test_cross_attention_keeps_the_contract():
 
 def test_self_attention_agrees_with_numpy_under_every_mask():
     layer = randomised(SelfAttention(8, 2), X)
+    kernel, bias, *_ = weights = double(layer.get_weights())
+    query, key, _ = np.split(X @ kernel + bias, 3, axis=-1)
     ids = np.array([[5, 6, 7, 0], [5, 0, 0, 0]])
     padding = np.asarray(padding_mask(ids))
     for mask in (None, padding, np.asarray(causal_mask(4)), padding & np.asarray(causal_mask(4))):
         full = np.ones((2, 4, 4), bool) if mask is None else np.broadcast_to(mask[:, 0], (2, 4, 4))
-        expected, weights = self_attention_oracle(layer, X, full)
+        expected, scores = self_attention(X, weights, full, 2), attention_weights(query, key, full, 2)
         np.testing.assert_allclose(as_numpy(layer(X, attention_mask=mask)), expected, atol=2e-6)
-        np.testing.assert_allclose(as_numpy(layer.attention_scores(X, attention_mask=mask)), weights, atol=2e-6)
+        np.testing.assert_allclose(as_numpy(layer.attention_scores(X, attention_mask=mask)), scores, atol=2e-6)
 
 
 def test_cross_attention_agrees_with_numpy():
     layer = randomised(CrossAttention(8, 2), X, ENCODED)
-    q_kernel, q_bias, kv_kernel, kv_bias, out_kernel, out_bias = (w.astype("float64") for w in layer.get_weights())
+    weights = double(layer.get_weights())
+    q_kernel, q_bias, kv_kernel, kv_bias, *_ = weights
     mask = np.asarray(padding_mask(np.array([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]])))
-    k, v = np.split(ENCODED @ kv_kernel + kv_bias, 2, axis=-1)
-    mixed, weights = attention(X @ q_kernel + q_bias, k, v, np.broadcast_to(mask[:, 0], (2, 4, 5)), 2)
-    np.testing.assert_allclose(
-        as_numpy(layer(X, ENCODED, attention_mask=mask)), mixed @ out_kernel + out_bias, atol=2e-6
-    )
-    np.testing.assert_allclose(as_numpy(layer.attention_scores(X, ENCODED, attention_mask=mask)), weights, atol=2e-6)
+    full = np.broadcast_to(mask[:, 0], (2, 4, 5))
+    expected = cross_attention(X, ENCODED, weights, full, 2)
+    np.testing.assert_allclose(as_numpy(layer(X, ENCODED, attention_mask=mask)), expected, atol=2e-6)
+    scores = attention_weights(X @ q_kernel + q_bias, (ENCODED @ kv_kernel + kv_bias)[..., :8], full, 2)
+    np.testing.assert_allclose(as_numpy(layer.attention_scores(X, ENCODED, attention_mask=mask)), scores, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])

@@ -126,6 +126,79 @@ def test_wrong_structure():
         IdCheck(V).batch({"source": SOURCE.astype("float32"), "target": TARGET})
 
 
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_without_labels(call):
+    x, _ = broken(None, 0)
+    with pytest.raises(ValueError, match=r"no labels.*Received: y=None. Expected: labels \(B, T\)"):
+        getattr(MODEL, call)(x)
+
+
+def test_a_stream_without_labels():
+    x, y = broken(None, 0)
+
+    class Unlabelled(Dataset):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[:1]
+
+    with pytest.raises(ValueError, match="no labels"):
+        MODEL.evaluate(Unlabelled(x, y), verbose=0)
+    assert MODEL.predict(Unlabelled(x, y), verbose=0).shape == (8, 6, V)
+
+
+@pytest.mark.parametrize("shape", [(6,), (8, 2), (1, 8), (8, 6, 1), ()])
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_sample_weight_of_another_shape(call, shape):
+    message = r"does not fit labels \(8, 6\).*Expected: \(8,\) or \(8, 1\), a weight a sentence, or \(8, 6\)"
+    with pytest.raises(ValueError, match=message):
+        getattr(MODEL, call)(*broken(None, 0), sample_weight=np.ones(shape, "float32"))
+
+
+def test_sample_weight_of_another_shape_in_a_stream_and_in_validation():
+    x, y = broken(None, 0)
+
+    class Weighted(Dataset):
+        def __getitem__(self, index):
+            return *super().__getitem__(index), np.ones(6, "float32")
+
+    with pytest.raises(ValueError, match=r"does not fit labels \(4, 6\). Received: shape \(6,\)"):
+        MODEL.fit(Weighted(x, y), verbose=0)
+    with pytest.raises(ValueError, match=r"does not fit labels \(8, 6\). Received: shape \(6,\)"):
+        MODEL.fit(x, y, validation_data=(x, y, np.ones(6, "float32")), verbose=0)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 6)])
+def test_sample_weight_of_a_right_shape(shape):
+    x, y = broken(None, 0)
+    IdCheck(V).batch(x, y, np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("call", ["fit", "train_on_batch"])
+def test_class_weight_is_refused(call):
+    with pytest.raises(
+        ValueError, match=r"class_weight does not fit.*Received: class_weight=\{5: 2.0\}.*sample_weight"
+    ):
+        getattr(MODEL, call)(*broken(None, 0), class_weight={5: 2.0})
+
+
+needs_torch = pytest.mark.skipif(not is_installed("torch"), reason="PyTorch is not installed")
+
+
+@needs_torch
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("iterated", [False, True])
+@pytest.mark.filterwarnings("ignore:.*(fork|os.fork).*")  # of JAX and of Python 3.12, where a DataLoader starts workers
+def test_workers_of_a_data_loader(persistent, iterated):
+    import torch
+
+    rows = torch_loader(*broken("source", V)).dataset
+    options = {"num_workers": 1, "persistent_workers": persistent, "multiprocessing_context": "spawn"}
+    loader = torch.utils.data.DataLoader(rows, batch_size=ROWS, **options)
+    if iterated:
+        assert len(list(loader)) == 2
+    with pytest.raises(ValueError, match=rf"source contain the id {V} at row 1, column 2"):
+        MODEL.evaluate(loader, verbose=0)
+
+
 def test_other_errors_stay_as_they_are():
     class Failing(Dataset):
         def __getitem__(self, index):

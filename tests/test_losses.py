@@ -6,7 +6,7 @@ from layer_contract import as_numpy
 from numpy_oracle import softmax, value_and_gradient, value_and_gradients
 
 import keras_transformer as kt
-from keras_transformer.losses import projected_token_statistics, token_statistics, token_weights
+from keras_transformer.losses import projected_token_statistics, token_statistics
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(size=(3, 4, 5)).astype("float32") * 3.0
@@ -178,11 +178,6 @@ def test_weights_of_rows_count_for_all_their_tokens(shape):
     loss = kt.SmoothedCrossentropy(0.1)(labels, logits, sample_weight=rows.reshape(shape))
     expected = cross_entropy(logits, labels, 0.1, (labels != 0) * rows[:, None])
     np.testing.assert_allclose(as_numpy(loss), expected, rtol=1e-5)
-
-
-def test_weights_of_another_rank_are_refused():
-    with pytest.raises(ValueError, match=r"sample_weight must have shape \(B, T\).* Received: shape \(3, 4, 1\)"):
-        token_weights(LABELS, sample_weight=np.ones((3, 4, 1)))
 
 
 def test_it_trains_an_ordinary_keras_model():

@@ -152,6 +152,21 @@ def test_an_artefact_that_answers_otherwise_is_an_error():
 
 
 @needs_tensorflow
+@pytest.mark.parametrize(
+    ("vocabulary_size", "ids"),
+    [
+        (6, {"pad_id": 0, "bos_id": 2, "eos_id": 5}),  # eos is the last id
+        (5, {"pad_id": 4, "bos_id": 0, "eos_id": 1}),  # pad is the last id
+        (3, {"pad_id": 0, "bos_id": 1, "eos_id": 2}),  # no word but these
+    ],
+)
+def test_special_ids_may_stand_anywhere(tmp_path, vocabulary_size, ids):
+    model = kt.Transformer(vocabulary_size, d_model=8, num_heads=2, num_layers=1, seed=0, **ids)
+    export_saved_model(model, None, tmp_path / "export", beam_size=2, max_length=3)
+    assert (tmp_path / "export" / "saved_model.pb").is_file()
+
+
+@needs_tensorflow
 def test_impossible_options_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="beam_size must be at least 1"):
         export_saved_model(MODEL, None, tmp_path / "export", beam_size=0)

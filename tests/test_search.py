@@ -9,7 +9,6 @@ from layer_contract import as_numpy
 import keras_transformer as kt
 from keras_transformer.backend import compiled
 from keras_transformer.decoding import BeamSearch, GreedySearch
-from keras_transformer.decoding.search import is_capped
 from keras_transformer.layers import padding_mask
 
 PAD, BOS, EOS = 0, 2, 3
@@ -221,7 +220,6 @@ def test_eos_at_the_first_step():
         ids, scores = search(source)
         assert ids.tolist() == [[[EOS] + [PAD] * 13]] * 2
         np.testing.assert_allclose(scores, 0.0, atol=1e-6)
-        assert not is_capped(ids, EOS).any()
     ids, scores = BeamSearch(TableModel(logits), 2, length_penalty=0.0)(source)
     assert [tokens_of(row) for row in ids[0]] == [[EOS], [4, EOS]]
     np.testing.assert_allclose(scores[0], [0.0, -25.0], atol=1e-6)
@@ -269,13 +267,9 @@ def test_each_sentence_has_its_own_limit(width):
         ids, _ = search(source)
         assert ids.shape == (2, width, 18)
         assert [len(tokens_of(row)) for row in ids[:, 0]] == [14, 18]
-        assert is_capped(ids, EOS).all()
+        assert not (ids == EOS).any()  # each ended at its limit
     ids, _ = BeamSearch(model, width, max_length=5)(source)
     assert ids.shape == (2, width, 5) and [len(tokens_of(row)) for row in ids[:, 0]] == [5, 5]
-
-
-def test_is_capped():
-    assert is_capped([[[4, EOS, PAD], [4, 4, 4]]], EOS).tolist() == [[False, True]]
 
 
 def test_pad_and_bos_are_never_produced():

@@ -1,5 +1,7 @@
 """What encoder and decoder share: passing arguments through, freezing, and the config."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -65,3 +67,25 @@ def test_a_frozen_stack_stays_frozen_through_the_config_and_can_be_thawed():
 def test_a_stack_of_nothing_is_refused(kind):
     with pytest.raises(ValueError, match="at least one layer. Received: num_layers=0"):
         kind(0, d_model=8, num_heads=2)
+
+
+@pytest.mark.parametrize("kind", [Encoder, Decoder])
+def test_each_argument_is_an_attribute_and_an_entry_of_the_config(kind):
+    stack = kind(1, d_model=8, num_heads=2, activation=keras.activations.gelu)
+    defaults = {
+        "num_layers": 1,
+        "d_model": 8,
+        "num_heads": 2,
+        "d_ff": 32,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "norm": "post",
+        "activation": "gelu",
+        "epsilon": 1e-6,
+        "residual_dropout_position": "branch",
+        "seed": None,
+    }
+    config = json.loads(json.dumps(stack.get_config()))  # plain data
+    assert {name: config[name] for name in defaults} == defaults
+    assert {name: getattr(stack, name) for name in defaults} == defaults | {"activation": keras.activations.gelu}

@@ -1,4 +1,5 @@
 import importlib.util
+import threading
 
 import keras
 import numpy as np
@@ -120,6 +121,9 @@ def test_from_preset_and_its_overrides():
         ({"d_ff": -4}, "d_ff"),
         ({"d_ff": 0}, "d_ff"),
         ({"epsilon": -1.0}, "epsilon"),
+        ({"epsilon": "1e-6"}, "epsilon must be a positive number. Received: epsilon='1e-6'"),
+        ({"dropout": "0.1"}, r"dropout must be a number in \[0, 1\). Received: dropout='0.1'"),
+        ({"pad_id": "0"}, "pad_id='0'"),
         ({"norm": "middle"}, "norm must be"),
         ({"tie_embeddings": "encoder"}, "tie_embeddings must be"),
         ({"residual_dropout_position": "everywhere"}, "residual_dropout_position must be"),
@@ -159,6 +163,31 @@ def test_one_seed_gives_the_same_weights_and_another_does_not():
     for a, b in zip(one.get_weights(), same.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.abs(one.get_weights()[0] - other.get_weights()[0]).max() > 0.01
+
+
+def test_a_seed_gives_the_weights_it_always_gave():
+    """Sums noted before dropout drew its seeds from the same stream."""
+    model = make_model(tie_embeddings=None, num_layers=2, norm="pre", dropout=0.3)
+    sums = [np.abs(w).sum(dtype="float64") for w in model.get_weights()]
+    np.testing.assert_allclose([sums[0], sums[1], sum(sums)], [31.3925, 30.9388, 965.717], rtol=1e-5)
+
+
+def test_a_clone_has_the_arguments_and_the_first_weights():
+    model = make_model()
+    clone = keras.models.clone_model(model)
+    assert type(clone) is kt.Transformer and clone.get_config() == model.get_config()
+    np.testing.assert_allclose(as_numpy(clone(INPUTS)), as_numpy(model(INPUTS)), atol=1e-6)
+
+
+def test_summary_before_and_after_fit():
+    model = make_model(tie_embeddings=None)
+    model.compile()
+    for _ in range(2):
+        lines = []
+        model.summary(expand_nested=True, print_fn=lines.append)
+        text = "\n".join(lines)
+        assert "layer_0 (DecoderLayer)" in text and f"(None, None, {V})" in text and "(None, None, 8)" in text
+        model.fit(INPUTS, LABELS, verbose=0)
 
 
 # Calling it
@@ -208,6 +237,37 @@ def test_predict_returns_logits():
     found = model.predict(INPUTS, batch_size=3, verbose=0)
     assert found.shape == (7, 6, V) and found.dtype == "float32"
     np.testing.assert_allclose(found, as_numpy(model(INPUTS)), atol=1e-5)
+
+
+def test_another_thread_gets_logits_while_a_step_is_under_way():
+    model = make_model()
+    model.compile()
+    shapes = {}
+
+    def call(who):
+        shapes[who] = tuple(model(INPUTS).shape)
+
+    with model._scoring.hidden_states():
+        thread = threading.Thread(target=call, args=("other",))
+        thread.start()
+        thread.join()
+        call("own")
+    call("later")
+    assert shapes == {"other": (7, 6, V), "own": (7, 6, 8), "later": (7, 6, V)}
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras exports no dict of inputs from PyTorch")
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+# Keras hands it to jax2tf.
+@pytest.mark.filterwarnings("ignore:The `native_serialization` parameter is deprecated:DeprecationWarning")
+def test_keras_export_needs_no_signature(tmp_path):
+    import tensorflow as tf
+
+    model = make_model()
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded.serve(INPUTS).numpy(), as_numpy(model(INPUTS)), atol=1e-5)
+    assert model.get_build_config() == {"input_shape": {"source": (None, None), "target": (None, None)}}
 
 
 # Training it
@@ -337,6 +397,176 @@ def test_saving_keeps_the_optimizer_and_training_goes_on(tmp_path):
     for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert int(loaded.optimizer.iterations) == 6
+
+
+class Unchanged(kt.SmoothedCrossentropy):
+    """A subclass may do anything, so Keras's own step runs: the reference of the step on hidden states."""
+
+
+class Doubled(kt.SmoothedCrossentropy):
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return 2.0 * super().__call__(y_true, y_pred, sample_weight)
+
+
+@keras.saving.register_keras_serializable(package="test_transformer")
+class Penalised(kt.Transformer):
+    """Adds to its loss the mean square of what the encoder gives."""
+
+    def encode(self, source, source_mask, training=None):
+        x = super().encode(source, source_mask, training=training)
+        self.add_loss(0.5 * ops.mean(x**2))
+        return x
+
+
+def one_batch(model, loss, **kwargs):
+    """The loss reported for one batch, and the weights after it."""
+    model.compile(optimizer=keras.optimizers.SGD(0.5), loss=loss, metrics=[], **kwargs)
+    return model.train_on_batch(INPUTS, LABELS, return_dict=True)["loss"], [
+        as_numpy(w) for w in model.trainable_weights
+    ]
+
+
+@pytest.mark.parametrize("kind", ["regularizer", "add_loss"])
+def test_what_is_added_to_the_loss_is_reported_and_trained(kind):
+    def make():
+        model = (Penalised if kind == "add_loss" else kt.Transformer)(V, dropout=0.0, **SIZES)
+        if kind == "regularizer":
+            model.target_embedding.embeddings.regularizer = keras.regularizers.L2(0.1)
+        return model
+
+    plain, _ = one_batch(make_model(dropout=0.0), kt.SmoothedCrossentropy())
+    loss, weights = one_batch(make(), kt.SmoothedCrossentropy())
+    expected, expected_weights = one_batch(make(), Unchanged())
+    assert loss > plain + 0.1
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for one, other in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def evaluated(weights=None, **compiled):
+    model = make_model(dropout=0.0)
+    model.compile(optimizer=keras.optimizers.SGD(0.0), **compiled)
+    return model.evaluate(INPUTS, LABELS, sample_weight=weights, batch_size=7, return_dict=True, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [{"loss": Doubled()}, {"loss": kt.SmoothedCrossentropy(), "loss_weights": [2.0]}],
+    ids=["subclass", "weight"],
+)
+def test_a_loss_that_does_more_is_asked(compiled):
+    np.testing.assert_allclose(evaluated(**compiled)["loss"], 2 * evaluated()["loss"], rtol=1e-5)
+
+
+def test_weighted_metrics_are_weighted():
+    weights = np.random.default_rng(0).uniform(0.1, 2, LABELS.shape).astype("float32")
+    expected = evaluated(weights)
+    logs = evaluated(weights, weighted_metrics=[kt.TokenAccuracy(), kt.Perplexity()])
+    assert set(logs) == set(expected) == {"loss", "token_accuracy", "perplexity"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-5)
+
+
+def test_a_pad_id_of_its_own_is_kept():
+    table = log_softmax(as_numpy(make_model()(INPUTS)))
+    counted = LABELS != 5
+    logs = evaluated(metrics=[kt.TokenAccuracy(pad_id=5)])
+    np.testing.assert_allclose(logs["token_accuracy"], (table.argmax(-1) == LABELS)[counted].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["loss"], evaluated()["loss"], rtol=1e-5)
+    likelihood = -np.take_along_axis(table, LABELS[..., None], -1)[..., 0]
+    logs = evaluated(loss=kt.SmoothedCrossentropy(0.0, pad_id=5))
+    np.testing.assert_allclose(logs["loss"], likelihood[counted].mean(), rtol=1e-5)
+
+
+def test_metrics_by_name_and_in_a_dict_go_to_keras_as_they_are():
+    hits = (as_numpy(make_model()(INPUTS)).argmax(-1) == LABELS).mean()
+    np.testing.assert_allclose(evaluated(metrics=["accuracy"])["accuracy"], hits, rtol=1e-5)
+    model = make_model()
+    model.compile(metrics={"logits": "accuracy"})
+    assert model.get_compile_config()["metrics"] == {"logits": "accuracy"}
+    with pytest.raises(ValueError, match="metrics"):
+        model.compile(metrics="accuracy")
+
+
+OPTIONS = {
+    "run_eagerly": {"run_eagerly": True},
+    "steps_per_execution": {"steps_per_execution": 2},
+    "jit_compile": {"jit_compile": True},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_compile_change_no_number(option):
+    if keras.backend.backend() == "torch" and option != "run_eagerly":
+        pytest.skip("Keras on PyTorch refuses steps_per_execution, and torch.compile takes minutes")
+    found = []
+    for kwargs in ({}, OPTIONS[option]):
+        model = make_model(dropout=0.0)
+        model.compile(optimizer=keras.optimizers.SGD(0.5), **kwargs)
+        history = model.fit(INPUTS, LABELS, batch_size=4, shuffle=False, epochs=2, verbose=0).history
+        logs = model.evaluate(INPUTS, LABELS, batch_size=4, return_dict=True, verbose=0)
+        found.append([*history["loss"], *history["perplexity"], *logs.values()])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
+
+
+def test_one_seed_gives_one_training_with_dropout():
+    histories = []
+    for seed in (1, 1, 2):
+        model = make_model(dropout=0.3, seed=seed)
+        model.set_weights(make_model().get_weights())  # so that dropout alone can differ
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        histories.append(model.fit(INPUTS, LABELS, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"])
+    assert histories[0] == histories[1]
+    assert histories[0][0] != histories[2][0]
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 1)])
+@pytest.mark.parametrize("loss", [kt.SmoothedCrossentropy, Unchanged])
+def test_a_weight_a_sentence_is_that_of_each_of_its_tokens(shape, loss):
+    weights = np.random.default_rng(0).uniform(0.1, 2, 7).astype("float32")
+    model = make_model(dropout=0.0)
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss=loss())
+    results = [
+        model.evaluate(INPUTS, LABELS, sample_weight=x, batch_size=7, return_dict=True, verbose=0)
+        for x in (weights.reshape(shape), np.repeat(weights[:, None], 6, axis=1))
+    ]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+    history = model.fit(INPUTS, LABELS, sample_weight=weights.reshape(shape), batch_size=7, verbose=0).history
+    np.testing.assert_allclose(history["loss"][0], results[1]["loss"], rtol=1e-5)
+
+
+def freeze_encoder(model):
+    model.encoder.trainable = False
+
+
+def freeze_a_part(model):
+    model.decoder.layers[0].feed_forward.trainable = False
+
+
+@pytest.mark.parametrize("freeze", [freeze_encoder, freeze_a_part])
+def test_a_frozen_part_stays_as_it_is_also_through_saving(freeze, tmp_path):
+    model = make_model(dropout=0.0)
+    freeze(model)
+    model.compile()
+    before = {w.path: as_numpy(w) for w in model.weights}
+    model.fit(INPUTS, LABELS, batch_size=4, shuffle=False, verbose=0)
+    frozen = {w.path for w in model.non_trainable_weights}
+    assert 4 <= len(frozen) < len(before)
+    for weight in model.weights:
+        assert (np.abs(as_numpy(weight) - before[weight.path]).max() == 0) == (weight.path in frozen)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert {w.path for w in loaded.non_trainable_weights} == frozen
+    for part in (lambda x: x.encoder, lambda x: x.decoder, lambda x: x.decoder.layers[0].feed_forward):
+        assert part(loaded).trainable == part(model).trainable
+    assert int(loaded.optimizer.iterations) == 2
+    for one, other in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(as_numpy(one), as_numpy(other))
+    losses = [x.fit(INPUTS, LABELS, batch_size=4, shuffle=False, verbose=0).history["loss"] for x in (model, loaded)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    for part in (loaded.encoder, loaded.decoder.layers[0].feed_forward):
+        part.trainable = True
+    assert len(loaded.trainable_weights) == len(before)
 
 
 # What fit takes

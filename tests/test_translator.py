@@ -137,6 +137,14 @@ def test_a_search_is_made_once_for_each_set_of_arguments():
     assert isinstance(translator._search(2, 0.6, 3), BeamSearch)
 
 
+def test_only_the_most_recent_searches_are_kept():
+    translator = make_translator()
+    searches = [translator._search(1, 0.6, length) for length in range(1, 21)]
+    for length, search in zip(range(13, 21), searches[12:], strict=True):
+        assert translator._search(1, 0.6, length) is search
+    assert translator._search(1, 0.6, 1) is not searches[0]
+
+
 def test_save_and_load(tmp_path):
     TRANSLATOR.save(tmp_path / "new" / "translator")
     folder = tmp_path / "new" / "translator"

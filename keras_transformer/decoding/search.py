@@ -272,8 +272,3 @@ def _reorder(cache, rows):
     return [
         {**layer, "self": {name: ops.take(x, rows, axis=0) for name, x in layer["self"].items()}} for layer in cache
     ]
-
-
-def is_capped(ids, eos_id):
-    """Which hypotheses of ids (..., L) ended at their limit instead of with eos: boolean (...)."""
-    return np.logical_not((np.asarray(ids) == eos_id).any(axis=-1))

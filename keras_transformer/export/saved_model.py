@@ -19,10 +19,9 @@ import keras
 import numpy as np
 
 from keras_transformer.decoding.search import BeamSearch
-from keras_transformer.model_files import load_model, new_folder, save_model
+from keras_transformer.model_files import TOKENIZER_FILE, load_model, new_folder, save_model
 
 CARD_FILE = "card.json"
-TOKENIZER_FILE = "tokenizer.model"
 
 
 def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6, max_length=None):
@@ -123,8 +122,10 @@ def _compare(search, serve):
 
     model = search.model
     generator = np.random.default_rng(0)
+    special = (model.pad_id, model.bos_id, model.eos_id)
+    words = [word for word in range(model.vocabulary_size) if word not in special] or [model.eos_id]
     for rows, length in ((1, 2), (3, 7)):
-        source = generator.integers(model.eos_id + 1, model.vocabulary_size, (rows, length), dtype="int32")
+        source = generator.choice(words, (rows, length)).astype("int32")
         source[:, -1] = model.eos_id
         ids, scores = search(source)
         served = {name: value.numpy() for name, value in serve(source=tf.constant(source)).items()}

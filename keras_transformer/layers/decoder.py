@@ -27,7 +27,7 @@ class DecoderLayer(_TransformerLayer):
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
         residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
-        seed: seed of the initial weights; None draws one.
+        seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:
         x: (B, T, D).
@@ -83,6 +83,9 @@ class DecoderLayer(_TransformerLayer):
         return self.feed_forward_residual(
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
+
+    def compute_output_shape(self, x_shape, encoder_output_shape):
+        return x_shape
 
     def init_cache(self, encoder_output, beam_size, max_length):
         """What decoding keeps: {"self": keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
@@ -142,6 +145,9 @@ class Decoder(_Stack):
         for layer in self.layers:
             x = layer(x, encoder_output, encoder_mask=encoder_mask, training=training)
         return self._finish(x)
+
+    def compute_output_shape(self, x_shape, encoder_output_shape):
+        return x_shape
 
     def init_cache(self, encoder_output, beam_size=1, max_length=128):
         """The caches of all layers for W = beam_size hypotheses a sentence and at most max_length positions."""

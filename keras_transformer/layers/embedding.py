@@ -49,7 +49,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.seed = seed
         self._initializer = ScaledNormal(d_model**-0.5, seed=seed)
 
-    def build(self, input_shape=None):
+    def build(self, ids_shape=None):
         # autocast=False: rows are summed in float32 in the gradient, also under 16-bit policies.
         self.embeddings = self.add_weight(
             name="embeddings",
@@ -66,8 +66,8 @@ class TokenEmbedding(keras.layers.Layer):
         """(..., D) -> (..., V): the product with the transposed table, as one 2-D product, in the compute dtype."""
         return _project_to_vocabulary(x, self.embeddings, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.d_model)
+    def compute_output_shape(self, ids_shape):
+        return (*ids_shape, self.d_model)
 
     def get_config(self):
         return super().get_config() | {
@@ -170,12 +170,12 @@ class SinusoidalPositions(keras.layers.Layer):
     Reference: Vaswani et al. 2017, section 3.5.
     """
 
-    def build(self, input_shape):
-        width = input_shape[-1]
+    def build(self, x_shape):
+        width = x_shape[-1]
         if width is None or width % 2:
             raise ValueError(
                 f"SinusoidalPositions needs an even, known width: it pairs a sine with a cosine. Received input "
-                f"of shape {input_shape}. Choose an even d_model."
+                f"of shape {x_shape}. Choose an even d_model."
             )
         exponents = np.arange(0, width, 2, dtype="float64") / width
         self._rates = (10000.0**-exponents).astype("float32")  # (D / 2,)

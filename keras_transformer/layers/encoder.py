@@ -21,7 +21,7 @@ class EncoderLayer(_TransformerLayer):
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
         residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
-        seed: seed of the initial weights; None draws one.
+        seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:
         x: (B, S, D).
@@ -65,6 +65,9 @@ class EncoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class Encoder(_Stack):
@@ -100,3 +103,6 @@ class Encoder(_Stack):
         for layer in self.layers:
             x = layer(x, attention_mask=attention_mask, training=training)
         return self._finish(x)
+
+    def compute_output_shape(self, x_shape):
+        return x_shape

@@ -3,8 +3,9 @@
 import keras
 
 from keras_transformer.initializers import SeedStream, XavierUniform
-from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.projection import Projection
+from keras_transformer.layers.seeded_dropout import seeded_dropout
+from keras_transformer.layers.widths import check_width
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -16,7 +17,7 @@ class FeedForward(keras.layers.Layer):
         d_ff: width between the two products; None for 4 d_model.
         activation: name or callable; the paper's is "relu".
         dropout: share of activations dropped in training (the paper has none here; many recipes do).
-        seed: seed of the initial weights; None draws one.
+        seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:
         x: (B, T, D).
@@ -44,12 +45,13 @@ class FeedForward(keras.layers.Layer):
         seeds = SeedStream(seed)
         self.inner = self._projection(self.d_ff, seeds.next(), "inner")
         self.outer = self._projection(d_model, seeds.next(), "outer")
-        self._activation_dropout = Dropout(dropout, dtype=self.dtype_policy)
+        self._activation_dropout = seeded_dropout(dropout, seeds, self.dtype_policy)
 
     def _projection(self, units, seed, name):
         return Projection(units, kernel_initializer=XavierUniform(seed=seed), dtype=self.dtype_policy, name=name)
 
     def build(self, x_shape):
+        check_width(self, "x", x_shape)
         self.inner.build(x_shape)
         self.outer.build((*x_shape[:-1], self.d_ff))
 

@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_transformer.layers.dropout import Dropout
+from keras_transformer.initializers import SeedStream
+from keras_transformer.layers.seeded_dropout import seeded_dropout
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -19,6 +20,7 @@ class Residual(keras.layers.Layer):
         dropout: share dropped in training.
         residual_dropout_position: "branch" or "sum".
         epsilon: LayerNorm's, added to the variance.
+        seed: seed of dropout; None draws one.
 
     Call arguments:
         x: (B, T, D).
@@ -37,7 +39,7 @@ class Residual(keras.layers.Layer):
     Reference: Vaswani et al. 2017, sections 3.1 and 5.4 (post, branch); Xiong et al. 2020 (pre).
     """
 
-    def __init__(self, norm="post", dropout=0.0, residual_dropout_position="branch", epsilon=1e-6, **kwargs):
+    def __init__(self, norm="post", dropout=0.0, residual_dropout_position="branch", epsilon=1e-6, seed=None, **kwargs):
         super().__init__(**kwargs)
         if norm not in ("post", "pre"):
             raise ValueError(f'norm must be "post" or "pre". Received: norm={norm!r}.')
@@ -51,7 +53,8 @@ class Residual(keras.layers.Layer):
         self.residual_dropout_position = residual_dropout_position
         self.epsilon = epsilon
         self.layer_norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm")
-        self._residual_dropout = Dropout(dropout, dtype=self.dtype_policy)
+        self.seed = seed
+        self._residual_dropout = seeded_dropout(dropout, SeedStream(seed), self.dtype_policy)
 
     def build(self, x_shape):
         self.layer_norm.build(x_shape)
@@ -64,7 +67,7 @@ class Residual(keras.layers.Layer):
             x = self._residual_dropout(x + branch, training=training)
         return self.layer_norm(x) if self.norm == "post" else x
 
-    def compute_output_shape(self, x_shape, *_):
+    def compute_output_shape(self, x_shape):
         return x_shape
 
     def get_config(self):
@@ -73,4 +76,5 @@ class Residual(keras.layers.Layer):
             "dropout": self.dropout,
             "residual_dropout_position": self.residual_dropout_position,
             "epsilon": self.epsilon,
+            "seed": self.seed,
         }

@@ -15,8 +15,8 @@ from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.residual import Residual
 
 
-class _TransformerLayer(keras.layers.Layer):
-    """The arguments of EncoderLayer and DecoderLayer, and the sub-layers made from them."""
+class _TransformerBlock(keras.layers.Layer):
+    """The arguments that a layer and a stack of layers share: each an attribute and an entry of the config."""
 
     def __init__(
         self,
@@ -45,14 +45,43 @@ class _TransformerLayer(keras.layers.Layer):
         self.epsilon = epsilon
         self.residual_dropout_position = residual_dropout_position
         self.seed = seed
-        self._seeds = SeedStream(seed)
+
+    def _arguments(self):
+        """What every layer of a stack is made with, ``seed`` and Keras's own arguments aside."""
+        return {
+            "d_model": self.d_model,
+            "num_heads": self.num_heads,
+            "d_ff": self.d_ff,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation_dropout": self.activation_dropout,
+            "norm": self.norm,
+            "activation": self.activation,
+            "epsilon": self.epsilon,
+            "residual_dropout_position": self.residual_dropout_position,
+        }
+
+    def get_config(self):
+        plain = {"activation": keras.activations.serialize(self.activation), "seed": self.seed}
+        return super().get_config() | self._arguments() | plain
+
+
+class _TransformerLayer(_TransformerBlock):
+    """What EncoderLayer and DecoderLayer make their sub-layers with."""
+
+    def __init__(self, d_model, num_heads, **kwargs):
+        super().__init__(d_model, num_heads, **kwargs)
+        seeds = SeedStream(self.seed)
+        # Weights first, at most three sub-layers have some: a seed gives the weights it gave before dropout was seeded.
+        self._weight_seeds = iter([seeds.next() for _ in range(3)])
+        self._dropout_seeds = seeds
 
     def _attention(self, kind, name):
         return kind(
             self.d_model,
             self.num_heads,
             dropout=self.attention_dropout,
-            seed=self._seeds.next(),
+            seed=next(self._weight_seeds),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -63,7 +92,7 @@ class _TransformerLayer(keras.layers.Layer):
             self.d_ff,
             activation=self.activation,
             dropout=self.activation_dropout,
-            seed=self._seeds.next(),
+            seed=next(self._weight_seeds),
             dtype=self.dtype_policy,
             name="feed_forward",
         )
@@ -74,61 +103,31 @@ class _TransformerLayer(keras.layers.Layer):
             dropout=self.dropout,
             residual_dropout_position=self.residual_dropout_position,
             epsilon=self.epsilon,
+            seed=self._dropout_seeds.next(),
             dtype=self.dtype_policy,
             name=name,
         )
 
-    def compute_output_shape(self, x_shape, *_):
-        return x_shape
 
-    def get_config(self):
-        return super().get_config() | {
-            "d_model": self.d_model,
-            "num_heads": self.num_heads,
-            "d_ff": self.d_ff,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "activation_dropout": self.activation_dropout,
-            "norm": self.norm,
-            "activation": keras.activations.serialize(self.activation),
-            "epsilon": self.epsilon,
-            "residual_dropout_position": self.residual_dropout_position,
-            "seed": self.seed,
-        }
-
-
-class _Stack(keras.layers.Layer):
-    """``num_layers`` equal layers, and pre-LN's final norm; the layer's arguments are passed through."""
+class _Stack(_TransformerBlock):
+    """``num_layers`` equal layers, and pre-LN's final norm."""
 
     _layer_class = None
 
-    def __init__(
-        self, num_layers, d_model, num_heads, seed=None, name=None, dtype=None, trainable=True, **layer_arguments
-    ):
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
+    def __init__(self, num_layers, d_model, num_heads, **kwargs):
+        super().__init__(d_model, num_heads, **kwargs)
         if num_layers < 1:
             raise ValueError(f"A stack needs at least one layer. Received: num_layers={num_layers}.")
         self.num_layers = num_layers
-        self.d_model = d_model
-        self.num_heads = num_heads
-        self.seed = seed
-        self._layer_arguments = layer_arguments
-        seeds = SeedStream(seed)
+        seeds = SeedStream(self.seed)
         self.layers = [
-            self._layer_class(
-                d_model,
-                num_heads,
-                seed=seeds.next(),
-                dtype=self.dtype_policy,
-                name=f"layer_{index}",
-                **layer_arguments,
-            )
+            self._layer_class(**self._arguments(), seed=seeds.next(), dtype=self.dtype_policy, name=f"layer_{index}")
             for index in range(num_layers)
         ]
         self.final_norm = None
-        if self.layers[0].norm == "pre":  # its residual sum reaches the end unnormalised
+        if self.norm == "pre":  # its residual sum reaches the end unnormalised
             self.final_norm = keras.layers.LayerNormalization(
-                epsilon=self.layers[0].epsilon, dtype=self.dtype_policy, name="final_norm"
+                epsilon=self.epsilon, dtype=self.dtype_policy, name="final_norm"
             )
 
     def _build(self, *shapes):
@@ -140,14 +139,5 @@ class _Stack(keras.layers.Layer):
     def _finish(self, x):
         return x if self.final_norm is None else self.final_norm(x)
 
-    def compute_output_shape(self, x_shape, *_):
-        return x_shape
-
     def get_config(self):
-        return super().get_config() | {
-            "num_layers": self.num_layers,
-            "d_model": self.d_model,
-            "num_heads": self.num_heads,
-            "seed": self.seed,
-            **self._layer_arguments,
-        }
+        return super().get_config() | {"num_layers": self.num_layers}

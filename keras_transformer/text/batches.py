@@ -33,8 +33,8 @@ class Batches(keras.utils.PyDataset):
     An epoch here is once through the pairs. When Keras has asked for the last batch of one and asks
     for the first again, the next has begun: in ``fit`` with ``steps_per_epoch``, which then takes
     several of its epochs for one of these, and from one ``fit`` to another. An epoch that was broken
-    off is begun anew. Keras does not say what it asks for, so ``evaluate`` on the same object counts
-    too; give it another, or say set_epoch afterwards.
+    off is begun anew. Keras does not say what it asks for, so ``evaluate`` of another model than
+    kt.Transformer, which takes care, counts too; give it another object, or say set_epoch afterwards.
 
     Args:
         source: path of a text file (plain or gzip), or a list of str.
