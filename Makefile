@@ -9,7 +9,10 @@ PIP = -m pip install --quiet --disable-pip-version-check --constraint constraint
 PYTEST = -m pytest --numprocesses 2 --dist loadfile
 test-%: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean
+BENCH = .venv-bench/bin/python benchmarks
+
+.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean \
+	bench-train bench-loss bench-start bench-length bench-fit
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -55,5 +58,32 @@ format: .venv/ready
 	.venv-jax/bin/python $(PIP) --editable '.[jax,plots,dev]'
 	touch $@
 
+# Each prints a table and writes its measurements as JSON; docs/performance.md holds the figures.
+bench-train: .venv-bench/ready
+	for size in small base; do for dropout in 0.1 0; do \
+		$(BENCH)/train.py --size $$size --dropout $$dropout --json build/train-$$size-$$dropout.json || exit 1; done; done
+
+bench-loss: .venv-bench/ready
+	$(BENCH)/loss.py --json build/loss.json
+
+bench-start: .venv-bench/ready
+	$(BENCH)/start.py --json build/start.json
+
+bench-length: .venv-bench/ready
+	$(BENCH)/length.py --plot build/length.png --json build/length.json
+
+bench-fit: .venv-bench/ready
+	$(BENCH)/fit.py --json build/fit.json
+
+# The peers, from their packages. JoeyNMT asks for an old protobuf that TensorFlow cannot use and does not need it to train.
+.venv-bench/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python $(PIP) torch==2.13.0
+	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots]'
+	.venv-bench/bin/python $(PIP) --requirement benchmarks/requirements.txt
+	.venv-bench/bin/python $(PIP) --no-deps joeynmt==2.3.0
+	mkdir -p build
+	touch $@
+
 clean:
-	rm -rf .venv .venv-jax .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-jax .venv-bench .pytest_cache .ruff_cache build *.egg-info

@@ -163,6 +163,11 @@ class Run:
                 f"{self.folder} holds checkpoints, but no {SETTINGS_FILE}, which tells what they belong to. Put the file "
                 "back, or give another output folder."
             )
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            raise ValueError(
+                f"{self.folder} holds other files, among which a run would be lost: there is no {SETTINGS_FILE}. Give a new "
+                "or empty output folder."
+            )
         return False
 
     def _check_settings(self, before, now):

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import numbers
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +72,16 @@ class Translator:
             list of str, as many as ``texts``.
 
         Raises:
-            ValueError: ``texts`` is a single str, or the model's numbers are not finite.
+            ValueError: ``texts`` is no list of str, an argument is impossible, or the model's numbers are not finite.
         """
         if isinstance(texts, str):
             raise ValueError("translate takes a list of texts. Received a single str; pass [text].")
-        texts = list(texts)
+        texts = list(texts) if isinstance(texts, Iterable) else [texts]
+        strange = [text for text in texts if not isinstance(text, str)]
+        if strange:
+            raise ValueError(f"translate takes a list of str. Received: {strange[0]!r}; turn it into text first.")
+        if not isinstance(batch_tokens, numbers.Integral) or batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be an integer from 1. Received: batch_tokens={batch_tokens!r}.")
         search = self._search(beam_size, length_penalty, max_length)
         translations = [""] * len(texts)
         sources = {

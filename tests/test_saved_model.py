@@ -168,7 +168,7 @@ def test_special_ids_may_stand_anywhere(tmp_path, vocabulary_size, ids):
 
 @needs_tensorflow
 def test_impossible_options_are_refused_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="beam_size must be at least 1"):
+    with pytest.raises(ValueError, match="beam_size must be an integer from 1"):
         export_saved_model(MODEL, None, tmp_path / "export", beam_size=0)
     assert not list(tmp_path.iterdir())
 

@@ -321,9 +321,9 @@ def test_weights_that_change_after_compilation_are_used():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_length": 0}, "max_length must be at least 1"),
+        ({"max_length": 0}, "max_length must be a whole number"),
         ({"length_penalty": -0.1}, "length_penalty must not be negative"),
-        ({"beam_size": 0}, "beam_size must be at least 1"),
+        ({"beam_size": 0}, "beam_size must be an integer from 1"),
     ],
 )
 def test_impossible_arguments(arguments, message):

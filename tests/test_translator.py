@@ -237,3 +237,18 @@ def test_weights_that_are_not_finite_are_an_error():
     translator.model.set_weights([w * np.nan for w in translator.model.get_weights()])
     with pytest.raises(ValueError, match="not finite"):
         translator.translate(TEXTS[:1], beam_size=2, max_length=2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "arguments", "message"),
+    [
+        (None, {}, "takes a list of str. Received: None"),
+        (["a dog", 3], {}, "takes a list of str. Received: 3"),
+        (["a dog"], {"beam_size": 1.5}, "beam_size must be an integer from 1. Received: beam_size=1.5"),
+        (["a dog"], {"max_length": 2.5}, "max_length must be a whole number of tokens"),
+        (["a dog"], {"batch_tokens": 0}, "batch_tokens must be an integer from 1"),
+    ],
+)
+def test_impossible_texts_and_arguments(texts, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TRANSLATOR.translate(texts, **arguments)

@@ -4,6 +4,8 @@ Both run one loop inside the backend's compiler (no Python per token on TensorFl
 result. Sutskever et al. 2014 (beam search), Wu et al. 2016, section 7 (length penalty).
 """
 
+import numbers
+
 import numpy as np
 from keras import ops
 
@@ -17,8 +19,8 @@ class _Search:
     """The arguments, the compiled function, and the checks around it."""
 
     def __init__(self, model, length_penalty=0.0, max_length=None):
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length must be at least 1 token, or None. Received: max_length={max_length}.")
+        if max_length is not None and not (isinstance(max_length, numbers.Integral) and max_length >= 1):
+            raise ValueError(f"max_length must be a whole number of tokens from 1, or None. Received: {max_length!r}.")
         if length_penalty < 0:
             raise ValueError(f"length_penalty must not be negative. Received: length_penalty={length_penalty}.")
         self.model = model
@@ -174,8 +176,8 @@ class BeamSearch(_Search):
 
     def __init__(self, model, beam_size=4, length_penalty=0.6, max_length=None):
         super().__init__(model, length_penalty, max_length)
-        if beam_size < 1:
-            raise ValueError(f"beam_size must be at least 1. Received: beam_size={beam_size}.")
+        if not isinstance(beam_size, numbers.Integral) or beam_size < 1:
+            raise ValueError(f"beam_size must be an integer from 1. Received: beam_size={beam_size!r}.")
         self.beam_size = beam_size
 
     def search(self, source):
