@@ -163,7 +163,9 @@ class Run:
                 f"{self.folder} holds checkpoints, but no {SETTINGS_FILE}, which tells what they belong to. Put the file "
                 "back, or give another output folder."
             )
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        # What a kill at the very beginning leaves is made anew.
+        left = {TOKENIZER_FILE, f".{TOKENIZER_FILE}-new", f".{SETTINGS_FILE}-new"}
+        if self.folder.is_dir() and any(path.name not in left for path in self.folder.iterdir()):
             raise ValueError(
                 f"{self.folder} holds other files, among which a run would be lost: there is no {SETTINGS_FILE}. Give a new "
                 "or empty output folder."

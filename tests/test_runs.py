@@ -149,7 +149,7 @@ def test_settings_that_cannot_be():
 def test_a_folder_of_other_files_is_refused_and_stays(settings, tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
-    (folder / "tokenizer.model").write_text("mine")
+    (folder / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds other files, among which a run would be lost: there is no run.yaml"):
         Run(folder, settings)
-    assert (folder / "tokenizer.model").read_text() == "mine"
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
