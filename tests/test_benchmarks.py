@@ -1,0 +1,87 @@
+"""benchmarks/gpu.py on the CPU with tiny sizes: its tables, and the installation from a folder of wheels."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import pytest
+
+GPU = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+NAMES = {"jax": "JAX", "torch": "PyTorch"}
+BACKENDS = [name for name in NAMES if name == keras.backend.backend()]  # a round of the tests for each
+
+
+def run(*arguments, flags=(), **environment):
+    command = [sys.executable, *flags, str(GPU), *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tables(backend, tmp_path):
+    """Float16 in training and float32 in decoding, so that both ends of the ladder are met."""
+    name, file = f"ours, {NAMES[backend]}", tmp_path / "gpu.json"
+    for table, precision in (("training", "mixed_float16"), ("decoding", "float32")):
+        options = ["--tables", table, "--precisions", precision, "--only", NAMES[backend], "--json", str(file)]
+        child = run("--device", "cpu", "--tiny", *options)
+        assert child.returncode == 0, child.stderr + child.stdout
+        assert "left out" not in child.stdout
+        (results,) = json.loads(file.read_text())["results"].values()
+        if table == "training":
+            assert results[name][0]["tokens_per_second"] > 0
+            assert results[f"matrix products, {NAMES[backend]}"][0]["flops"] > 0
+        else:
+            assert results[f"{name}, float32"][0]["beam 4, batch 2"] > 0
+
+
+@pytest.mark.skipif("jax" not in BACKENDS, reason="JAX's own")
+def test_step_by_hand():
+    code = (
+        "import gpu; case = dict(size=gpu.TINY_SIZE, rows=2, length=3, vocabulary=20, dropout=0.1, device='cpu')\n"
+        "gpu.jax_by_hand(case | {'precision': 'mixed_bfloat16'})(2)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(GPU.parent), "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+
+
+def test_starts_with_the_standard_library_alone():
+    """Without site-packages: says what is missing, keras and click among it."""
+    child = run("--device", "cpu", "--tiny", flags=("-S",), PYTHONPATH="")
+    assert child.returncode == 1
+    assert child.stderr.startswith("Missing: keras, ")
+    assert "Collect them with --collect FOLDER and give that folder as --wheels." in child.stderr
+
+
+def test_installs_from_a_folder_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(GPU.parent)
+    monkeypatch.setenv("PYTHONPATH", "before")
+    import gpu
+
+    wheels, target = tmp_path / "wheels", tmp_path / "target"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "only_here-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("only_here.py", "")
+        about = "only_here-1.0.dist-info"
+        wheel.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\nRequires-Dist: numpy==0\n"
+        )
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", "")
+    monkeypatch.setattr(gpu, "NEEDED", {"only-here": "only_here", "numpy": "numpy"})
+    assert gpu.missing_packages() == ["only-here"]
+    gpu.install(["only-here"], str(wheels), str(target))
+    assert gpu.missing_packages() == []
+    assert os.environ["PYTHONPATH"] == f"before{os.pathsep}{target}"
+    assert [file.name for file in target.glob("*.py")] == ["only_here.py"]  # and no NumPy
+    sys.path.remove(str(target))
