@@ -11,6 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 THREADS = str(os.cpu_count())
@@ -38,12 +39,13 @@ class Contender:
     def __init__(self, name, command, environment=()):
         self.name = name
         threads = {"OMP_NUM_THREADS": THREADS, "TF_NUM_INTRAOP_THREADS": THREADS, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, as long as the child
         self._child = subprocess.Popen(
             command,
             env=os.environ | threads | dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,  # not a pipe, which nobody would empty
             text=True,
         )
         self._answer()
@@ -52,7 +54,8 @@ class Contender:
         line = self._child.stdout.readline()
         if not line:
             self._child.wait()
-            raise RuntimeError(f"{self.name} ended: {self._child.stderr.read().strip()[-1500:]}")
+            self._errors.seek(0)
+            raise RuntimeError(f"{self.name} ended: {self._errors.read().strip()[-1500:]}")
         return json.loads(line)
 
     def burst(self):
