@@ -170,7 +170,7 @@ def tokens(way, pairs, batch_tokens, sample):
     else:
         epochs = [random_batches(source, target, tokenizer, epoch) for epoch in range(5)]
         made = epochs[0]
-        shapes = [len(_shapes(made)), len(_shapes(sum(epochs, [])))]
+        shapes = [len(_shapes(made)), len(set().union(*map(_shapes, epochs)))]
     padding = 1 - _count_real(made) / sum(x["source"].size + y.size for x, y in made)
     chosen = made if way == "bucketed" else made[:sample]
     model = kt.Transformer(tokenizer.vocabulary_size, dropout=0.1, seed=0, **SIZES["small"])

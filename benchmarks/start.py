@@ -3,8 +3,8 @@
     python benchmarks/start.py --rounds 5
 
 The preset tiny with 8,000 pieces on one batch of 4,096 source and 4,096 target tokens; the keras-nlp layers of its sizes beside it.
-Each start is a fresh process, imports included, and ends when the step's loss has come back. On JAX ours starts twice, with an empty
-folder of compiled code as on a user's first day, and with what the first start left there.
+Each start is a fresh process, imports included, and ends when the step's loss has come back. On JAX ours starts twice: with an
+empty folder of compiled code, as on a user's first day, and with what the first start left there.
 """
 
 import os
