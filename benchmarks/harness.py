@@ -127,6 +127,24 @@ def machine():
     }
 
 
+def head(about):
+    """What ``machine`` says, as one line."""
+    versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
+    return f"{about['processor']}, {about['threads']} threads, {about['date']}, Python {about['python']}, {versions}"
+
+
+def status_mb(name, pid="self"):
+    """An entry of a process's status in MB: VmRSS, what it holds; VmHWM, the most it held."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
+
+
+def forget_peak():
+    """VmHWM of this process counts anew from now on."""
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")
+
+
 def write_json(file, table, results, **more):
     """Everything that was measured, so that a table can be made again."""
     with open(file, "w", encoding="utf-8") as out:
