@@ -116,9 +116,9 @@ def ready_torch(loss):
 
 def contender(backend, form, seconds, folder):
     """The child's side."""
-    import keras_transformer.environment
+    from keras_transformer.backend import keep_freed_memory
 
-    keras_transformer.environment.keep_freed_memory()
+    keep_freed_memory()
     loss = {"chunks": chunks, "plain": plain, "one-hot": one_hot, "cross_entropy": cross_entropy}[form]
     run = {"tensorflow": ready_tensorflow, "jax": ready_jax, "torch": ready_torch}[backend](loss)
     gc.collect()

@@ -3,7 +3,6 @@
 Stands before everything: once Keras is imported its backend is fixed.
 """
 
-import ctypes
 import importlib.util
 import json
 import os
@@ -95,22 +94,3 @@ def keep_compiled():
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "keras_transformer" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
-
-def keep_freed_memory():
-    """Lets this process keep the memory it frees for its next use, instead of giving it back and fetching it again each step.
-
-    A training step frees and takes hundreds of megabytes, for which the C library asks the kernel page by page: 15 % of the step
-    on JAX and 6 % on PyTorch (3 + 3 layers of width 256 on a CPU). With glibc alone; who has set one of its own variables
-    (MALLOC_..., GLIBC_TUNABLES) or another allocator is left in peace. TensorFlow keeps its memory anyhow.
-    """
-    if any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return
-    # Numbers of malloc.h. One arena, for that of a thread takes no block beyond 64 MB; no block by mmap; no trimming.
-    arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
-    for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
-        mallopt(parameter, value)

@@ -76,8 +76,8 @@ def _weighted_sums(normalizer, logits, mean_logit, predicted, labels, weights, l
     return TokenStatistics(*(ops.sum(weights * values) for values in (loss, likelihood, correct)), ops.sum(weights))
 
 
-# Rows of a chunk times V: 64 MB of float32 logits, a few of which live at a time.
-_CHUNK_LOGITS = 2**24
+# Rows of a chunk times V: 32 MB of float32 logits, a few of which live at a time.
+_CHUNK_LOGITS = 2**23
 # And rows at most, for small V: a float16 sum over so many hidden states (of unit variance, after a LayerNorm) stays in range.
 _CHUNK_ROWS = 2**12
 
@@ -99,7 +99,7 @@ def projected_token_statistics(
         pad_id: the padding id.
         sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
         training: whether ``loss`` shall have a gradient, by hidden and table.
-        chunk_size: rows projected at a time; None for as many as make 2**24 logits, 4096 at most.
+        chunk_size: rows projected at a time; None for as many as make 2**23 logits, 4096 at most.
 
     Example:
 
@@ -165,16 +165,21 @@ def _score_in_chunks(hidden, table, labels, weights, label_smoothing, chunk_size
         table_gradient = table_gradient + ops.cast(matrix_product(ops.transpose(softmax), weighted), "float32")
         return (sums, table_gradient), ops.cast(matrix_product(softmax, projection), "float32")
 
-    carry = (ops.zeros((3,), dtype="float32"), ops.zeros(table.shape if training else (), dtype="float32"))
+    # The table's gradient begins with what is known beforehand, so that fewer tensors (V, D) live at a time.
+    known = _target_sums(weighted, labels, table, label_smoothing) if training else ops.zeros(())
+    carry = (ops.zeros((3,), dtype="float32"), known)
     rows = (hidden, weighted, labels, weights)
     (sums, table_gradient), expected_rows = fold_chunks(score_chunk, carry, rows, chunk_size)
     if not training:
         return sums, None, None
     target_rows = (1.0 - label_smoothing) * ops.take(table, labels, axis=0) + label_smoothing * mean_row
-    target_sums = (1.0 - label_smoothing) * ops.segment_sum(weighted, labels, num_segments=table.shape[0])
-    uniform_sum = label_smoothing / table.shape[0] * ops.sum(weighted, axis=0)
-    hidden_gradient = weights[:, None] * (expected_rows - target_rows)
-    return sums, hidden_gradient, table_gradient - target_sums - uniform_sum
+    return sums, weights[:, None] * (expected_rows - target_rows), table_gradient
+
+
+def _target_sums(weighted, labels, table, label_smoothing):
+    """The part of the table's gradient (V, D) that the targets make: minus the sum of each token's hidden states."""
+    sums = ops.segment_sum((label_smoothing - 1.0) * weighted, labels, num_segments=table.shape[0])
+    return sums - label_smoothing / table.shape[0] * ops.sum(weighted, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")

@@ -11,8 +11,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_transformer.backend import keep_state, portable_config
-from keras_transformer.environment import keep_freed_memory
+from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
@@ -104,7 +103,7 @@ class Transformer(keras.Model):
         seed=None,
         **kwargs,
     ):
-        keep_freed_memory()  # before a backend's threads take arenas of their own
+        keep_freed_memory()
         super().__init__(**kwargs)
         if tie_embeddings not in ("all", "decoder", None):
             raise ValueError(f'tie_embeddings must be "all", "decoder" or None. Received: {tie_embeddings!r}.')

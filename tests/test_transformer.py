@@ -625,3 +625,16 @@ def test_fit_takes_a_torch_data_loader_of_differing_shapes():
         for inputs, labels in (Differing()[index] for index in range(3))
     ]
     check_fit(torch.utils.data.DataLoader(batches, batch_size=None))
+
+
+def test_evaluate_and_predict_leave_batches_in_their_epoch():
+    texts = ["a dog runs", "two cats see a dog", "a cat"]
+    tokenizer = kt.Tokenizer.train(texts, vocabulary_size=280)
+    batches = kt.Batches(texts, texts, tokenizer, batch_tokens=64, seed=1)
+    model = kt.Transformer(tokenizer.vocabulary_size, **SIZES)
+    model.compile()
+    batches.set_epoch(3)
+    model.evaluate(batches, verbose=0)
+    assert batches.epoch == 3
+    model.predict(batches, verbose=0)
+    assert batches.epoch == 3
