@@ -99,9 +99,10 @@ class _MultiHeadAttention(keras.layers.Layer):
             return blockwise_attention(query, key, value, mask, scale, rate, seed)
 
         size = ops.shape(query)[2] * ops.shape(key)[2]
-        if isinstance(size, int):
-            return in_blocks() if size > _LONG else plain()
-        return ops.cond(size > _LONG, in_blocks, plain)
+        if ops.is_tensor(size):  # TensorFlow, lengths left open
+            return ops.cond(size > _LONG, in_blocks, plain)
+        # A length that is a symbol, as when JAX exports, cannot be compared.
+        return in_blocks() if isinstance(size, int) and size > _LONG else plain()
 
     def get_config(self):
         return super().get_config() | {
