@@ -18,13 +18,9 @@ SIZES = {  # benchmark sizes, not presets
 }
 VOCABULARY, ROWS, LENGTH = 8000, 64, 24
 
-# Lets glibc ask for huge pages, which spares XLA the page faults of each step's buffers; can be set at a process's start only.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-
 CONTENDERS = {  # name: (function of contenders.py, KERAS_BACKEND, precision)
     "ours, TensorFlow": ("ours", "tensorflow", "float32"),
     "ours, JAX": ("ours", "jax", "float32"),
-    "ours, JAX, huge pages": ("ours", "jax", "float32"),
     "ours, PyTorch": ("ours", "torch", "float32"),
     "keras-nlp layers, TensorFlow": ("keras_nlp", "tensorflow", "float32"),
     "keras-nlp layers, JAX": ("keras_nlp", "jax", "float32"),
@@ -44,7 +40,6 @@ RATIOS = [
     ("ours, TensorFlow", "keras-nlp layers, TensorFlow"),
     ("ours, JAX", "keras-nlp layers, JAX"),
     ("ours, JAX", "JAX by hand"),
-    ("ours, JAX, huge pages", "ours, JAX"),
     ("ours, PyTorch", "keras-nlp layers, PyTorch"),
     ("ours, PyTorch", "torch.nn.Transformer"),
     ("ours, PyTorch, bfloat16", "torch.nn.Transformer, bfloat16"),
@@ -89,7 +84,6 @@ def main(size, rounds, seconds, dropout, only, file):
             arguments = [function, "--size", size, "--precision", precision]
             arguments += ["--dropout", str(dropout), "--seconds", str(seconds)]
             commands[name] = [sys.executable, str(script), *arguments], {"KERAS_BACKEND": backend}
-            commands[name][1].update(HUGE_PAGES if "huge pages" in name else {})
     commands["matrix products"] = [sys.executable, str(script), "matmul", "--seconds", "1"], {}
     results = measure(commands, rounds, echo=click.echo)
     rate = median(results["matrix products"], "flops")
