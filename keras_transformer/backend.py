@@ -165,7 +165,7 @@ def dropout(x, rate, seed):
 
     On JAX a hash of each element's index gives the bits: XLA computes it where it is needed, while its own generator
     took 20 % of a training step. On TensorFlow one random word serves four elements, on PyTorch's CPU one of 64 bits:
-    a third of what Keras's dropout costs there (3 + 3 layers of width 256 on a CPU: 10 % of a step). On a GPU PyTorch's
+    6.2 and 5.0 ms instead of 11.4 each, forward and backward over 1.6 M elements (one thread, Zen 4). On a GPU PyTorch's
     kernel draws from the device's generator, which keras.utils.set_random_seed seeds: a seed from the host would make
     the host wait.
 
