@@ -55,7 +55,7 @@ def test_best_translator_stays(settings, tmp_path, monkeypatch):
     """The second epoch scores worse by a stand-in for BLEU: its model must not replace the first's."""
     scores = iter([30.0, 20.0])
     monkeypatch.setattr(
-        "keras_transformer.callbacks.bleu", lambda *_: kt.evaluation.Score("BLEU", next(scores), "stand-in")
+        "keras_transformer.callbacks.bleu.bleu", lambda *_: kt.evaluation.Score("BLEU", next(scores), "stand-in")
     )
     run = Run(tmp_path / "run", settings)
     run.train(epochs=1)

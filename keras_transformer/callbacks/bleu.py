@@ -1,0 +1,58 @@
+"""BLEU in the logs, epoch by epoch."""
+
+import keras
+
+from keras_transformer.evaluation import bleu
+from keras_transformer.text.corpus import read_pairs
+from keras_transformer.translator import Translator
+
+
+class Bleu(keras.callbacks.Callback):
+    """Translates validation text after an epoch and writes ``val_bleu`` into the logs.
+
+    Put it before callbacks that look at val_bleu: ``ModelCheckpoint(..., monitor="val_bleu", mode="max")``.
+
+    Args:
+        source: path of a text file (plain or gzip), or a list of str.
+        target: its translations, line by line.
+        tokenizer: the Tokenizer of the model.
+        beam_size: 1 for greedy search, the default, since it is run often.
+        every: epochs from one time to the next.
+        max_sentences: how many are translated, evenly spread over the text; None for all.
+
+    Attributes:
+        score: the last Score, with its signature.
+        translations: the last translations, list of str.
+
+    Raises:
+        ValueError: the texts differ in length or are empty.
+
+    Example:
+
+        model.fit(train, validation_data=valid, epochs=20, callbacks=[kt.callbacks.Bleu("val.en", "val.de", tokenizer)])
+    """
+
+    def __init__(self, source, target, tokenizer, beam_size=1, every=1, max_sentences=None):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every must be at least 1 epoch. Received: every={every}.")
+        corpus = read_pairs(source, target)
+        step = 1 if max_sentences is None else max(-(-len(corpus) // max_sentences), 1)
+        self.source, self.target = corpus.source[::step], corpus.target[::step]
+        self.tokenizer = tokenizer
+        self.beam_size = beam_size
+        self.every = every
+        self.max_sentences = max_sentences
+        self.score = None
+        self.translations = None
+        self._translator = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        if self._translator is None or self._translator.model is not self.model:
+            self._translator = Translator(self.model, self.tokenizer)
+        self.translations = self._translator.translate(self.source, beam_size=self.beam_size)
+        self.score = bleu(self.translations, self.target)
+        if logs is not None:
+            logs["val_bleu"] = self.score.value

@@ -1,0 +1,65 @@
+"""Learning curves as a table and a picture."""
+
+import csv
+import importlib.util
+import time
+import warnings
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from keras_transformer.plots import learning_curves
+
+
+class LearningCurves(keras.callbacks.Callback):
+    """Keeps curves.csv, a row an epoch with all the logs hold, and draws it as curves.png.
+
+    A run that goes on continues the table: rows of epochs that are done again are replaced.
+
+    Args:
+        folder: where the two files go; made if it is missing.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._draws = importlib.util.find_spec("matplotlib") is not None
+        if not self._draws:
+            warnings.warn(
+                "curves.png will not be drawn, for Matplotlib is not installed: pip install 'keras-transformer[plots]'.",
+                stacklevel=2,
+            )
+
+    def on_train_begin(self, logs=None):
+        self._begin = time.monotonic()
+        self.rows = read_curves(self.folder / "curves.csv")
+        self._seconds_before = max((row.get("seconds") or 0 for row in self.rows), default=0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {
+            "epoch": epoch + 1,
+            "step": int(ops.convert_to_numpy(self.model.optimizer.iterations)),
+            "seconds": round(self._seconds_before + time.monotonic() - self._begin, 1),
+        }
+        row |= {name: float(value) for name, value in (logs or {}).items()}
+        self.rows = [other for other in self.rows if other["epoch"] <= epoch] + [row]
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        new = self.folder / ".curves.csv-new"
+        with open(new, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        new.replace(self.folder / "curves.csv")
+        if self._draws:
+            learning_curves(self.rows, self.folder / "curves.png")
+
+
+def read_curves(path):
+    """Rows of a curves.csv as dicts of float, None where nothing was measured; none if there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]

@@ -1,0 +1,24 @@
+"""The learning rate in the logs."""
+
+import keras
+from keras import ops
+
+
+class LearningRate(keras.callbacks.Callback):
+    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["learning_rate"] = last_rate(self.model.optimizer)
+
+
+def last_rate(optimizer):
+    """The rate of the last update; an optimizer itself tells that of the next."""
+    iterations = optimizer.iterations
+    if not isinstance(
+        iterations, keras.Variable
+    ):  # a quotient, where Keras accumulates: its schedule counts micro-batches
+        return float(ops.convert_to_numpy(optimizer.learning_rate))
+    last = max(int(ops.convert_to_numpy(iterations)) - 1, 0)
+    with keras.StatelessScope(state_mapping=[(iterations, ops.convert_to_tensor(last, iterations.dtype))]):
+        return float(ops.convert_to_numpy(optimizer.learning_rate))

@@ -1,0 +1,33 @@
+"""The logs for TensorBoard."""
+
+import keras
+from keras import ops
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes all logs of an epoch for TensorBoard; unlike Keras's own callback it needs no TensorFlow.
+
+    Args:
+        folder: the log directory.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = str(folder)
+        self._writer = None
+
+    def on_train_begin(self, logs=None):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(self.folder)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        for name, value in (logs or {}).items():
+            self._writer.add_scalar(name, float(value), step)
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

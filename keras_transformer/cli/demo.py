@@ -1,0 +1,16 @@
+"""``keras-transformer demo``."""
+
+import click
+
+from keras_transformer.cli.options import backend_option
+
+
+@click.command()
+@backend_option
+@click.option("--output", default="saved_models/demo", help="Where the SavedModel goes.")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
+def demo(backend, output, seed):
+    """Trains on the built-in English-German corpus, translates unseen sentences and exports: three minutes."""
+    from keras_transformer.demo_run import run_demo
+
+    run_demo(output, seed, echo=click.echo)

@@ -1,0 +1,71 @@
+"""Options that several commands share, and what they do."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from keras_transformer.environment import BACKENDS, check_backend, command_backend, keep_compiled
+
+
+def _use_backend(context, parameter, name):
+    """Sets KERAS_BACKEND; see environment.command_backend."""
+    if context.resilient_parsing:
+        return name
+    name = command_backend(name)
+    try:
+        check_backend(name)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    os.environ["KERAS_BACKEND"] = name
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_compiled()
+    _start_keras()
+    return name
+
+
+def _start_keras():
+    """Imports Keras and lets the backend find its devices, without what TensorFlow's C++ parts say of missing GPUs meanwhile."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras
+
+        keras.ops.zeros(())
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+backend_option = click.option(
+    "--backend",
+    metavar="|".join(BACKENDS),
+    callback=_use_backend,
+    is_eager=True,
+    help="Sets KERAS_BACKEND; else that variable, Keras's own settings file, or the first installed.",
+)
+
+beam_size_option = click.option("--beam-size", type=click.IntRange(1), default=4, help="1 is greedy search.")
+length_penalty_option = click.option(
+    "--length-penalty", type=click.FloatRange(0), default=0.6, help="The higher the longer."
+)
+
+
+def find_translator(run):
+    """The folder of the translator in a run folder, or that folder itself."""
+    folder = Path(run)
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no folder {run}. Give the run folder of keras-transformer train, or a saved translator."
+        )
+    return folder / "translator" if (folder / "translator").is_dir() else folder
+
+
+def load_translator(run):
+    from keras_transformer.translator import Translator
+
+    return Translator.load(find_translator(run))

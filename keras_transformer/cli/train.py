@@ -1,0 +1,85 @@
+"""``keras-transformer train``."""
+
+from pathlib import Path
+
+import click
+import yaml
+
+from keras_transformer.cli.options import backend_option
+
+
+def _read_config(context, parameter, path):
+    """The values of a YAML file become the defaults of the options."""
+    if path is None:
+        return
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(
+            f"{path} is not a YAML file: {reason}. Write one option a line, as in 'epochs: 5'."
+        ) from None
+    if not isinstance(values, dict):
+        raise click.BadParameter(
+            f"{path} must hold a mapping of options to values. Received: a {type(values).__name__}."
+        )
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    known = {option.name for option in context.command.params} - {parameter.name}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise click.BadParameter(
+            f"{path} holds {', '.join(unknown)}, which train does not take. It takes {', '.join(sorted(known))}."
+        )
+    context.default_map = values
+
+
+@click.command()
+@backend_option
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    callback=_read_config,
+    is_eager=True,
+    help="YAML file with any of these options.",
+)
+@click.option("--source", required=True, help="Training text, one sentence a line, plain or .gz.")
+@click.option("--target", required=True, help="Its translations, line by line.")
+@click.option("--valid-source", help="Validation text.")
+@click.option("--valid-target", help="Its translations.")
+@click.option("--output", required=True, help="Run folder; training again on it goes on where it stands.")
+@click.option("--preset", default="tiny", help="tiny, small, base or large.")
+@click.option("--epochs", type=click.IntRange(1), help="In all; 20 without any limit.")
+@click.option("--steps", type=click.IntRange(1), help="Updates in all.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="From now on.")
+@click.option(
+    "--batch-tokens", type=click.IntRange(1), help="Most padded positions a batch; the preset's if not given."
+)
+@click.option("--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's if not given.")
+@click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
+def train(backend, config, output, epochs, steps, minutes, **settings):
+    """Trains a model from two aligned text files. Ctrl-C saves it first; the same command goes on."""
+    from keras_transformer.callbacks import Interrupted
+    from keras_transformer.runs import Run, Settings
+
+    run = Run(output, Settings(**settings))
+    click.echo(_describe(run), err=True)
+    try:
+        run.train(epochs=epochs, updates=steps, minutes=minutes)
+    except Interrupted as error:
+        error.args = (f"{error} {output} is saved: the same command goes on after update {run.updates}.",)
+        raise
+    click.echo(f"{output}/translator holds the best model. Try: keras-transformer translate {output}", err=True)
+
+
+def _describe(run):
+    import keras
+
+    batches = run.batches
+    skipped = ", ".join(f"{count} for {reason}" for reason, count in batches.skipped.items() if count) or "none"
+    begun = f", going on after epoch {run.epoch}" if run.epoch else ""
+    return (
+        f"{run.settings.preset} on {keras.backend.backend()}: {run.model.count_params():,} parameters, "
+        f"{run.tokenizer.vocabulary_size:,} pieces\n"
+        f"{batches.num_pairs:,} pairs ({skipped} left out), {batches.num_tokens:,} target tokens an epoch in "
+        f"{len(batches)} batches of {len(batches.shapes)} shapes, {batches.padding_share:.0%} padding{begun}"
+    )
