@@ -22,6 +22,11 @@ class ProgressBar(keras.callbacks.Callback):
         seconds: between two looks at the model's metrics; None for 1 on a terminal, 60 in a file. Each look makes the host wait
             for the device, so not every batch has one.
         file: where to print; None for standard error.
+
+    Example:
+
+        progress = kt.callbacks.ProgressBar(train.num_tokens / len(train))
+        model.fit(train, epochs=20, callbacks=[progress], verbose=0)
     """
 
     def __init__(self, tokens_per_batch, seconds=None, file=None):
