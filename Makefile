@@ -32,7 +32,7 @@ test-without-tensorflow: .venv-jax/ready
 # ... and what needs TensorFlow beside JAX runs here.
 test-jax: .venv/ready
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py tests/test_inputs.py \
-		tests/test_keras_nlp_equivalence.py
+		tests/test_keras_nlp_equivalence.py tests/test_testing_keras_nlp.py
 
 test-all: test
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
