@@ -2,10 +2,10 @@
 
 python benchmarks/multi30k.py --data ../shared/data/multi30k/tok --output runs/multi30k
 
-Trains what is not trained yet (the same command goes on where it was stopped), translates test_2016_flickr with beam 5, and prints
-the table. The reference is 41.02 BLEU (Wu et al. 2021, "Good for Misconceived Reasons": fairseq, 4 + 4 layers, d_model 128, d_ff 256,
-4 heads, all tables tied, dropout 0.3, rate 5e-3 after 2,000 of at most 8,000 updates, average of the last 10 checkpoints, beam 5, 10,000
-joint BPE pieces).
+Trains what is not trained yet (the same command goes on where it was stopped), translates test_2016_flickr with beam 5, and
+prints the table. The reference is 41.02 BLEU (Wu et al. 2021, "Good for Misconceived Reasons": fairseq, 4 + 4 layers, d_model 128,
+d_ff 256, 4 heads, all tables tied, dropout 0.3, rate 5e-3 after 2,000 of at most 8,000 updates of 2 x 4,096 tokens, average of the
+last 10 checkpoints, beam 5, 10,000 joint BPE pieces).
 """
 
 import argparse
