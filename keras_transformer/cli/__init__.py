@@ -1,4 +1,5 @@
-"""The command line: ``keras-transformer demo | train | translate | evaluate | export | doctor``, a file each.
+"""The command line: ``keras-transformer demo | train | translate | evaluate | export | certify | check | doctor``,
+a file each.
 
 Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend; so ``--help`` answers at once.
 """
@@ -8,6 +9,8 @@ import signal
 import click
 
 from keras_transformer._version import __version__
+from keras_transformer.cli.certify import certify
+from keras_transformer.cli.check import check
 from keras_transformer.cli.demo import demo
 from keras_transformer.cli.doctor import doctor
 from keras_transformer.cli.evaluate import evaluate
@@ -38,5 +41,5 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, translate, evaluate, export, doctor):
+for _command in (demo, train, translate, evaluate, export, certify, check, doctor):
     main.add_command(_command)
