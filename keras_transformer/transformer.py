@@ -343,6 +343,9 @@ class Transformer(keras.Model):
                 labels, sample_weight has another shape, or class_weight is given.
         """
         _refuse_class_weight(class_weight)
+        for callback in _iterable(kwargs.get("callbacks")):
+            if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
+                callback.set_data(x)
         check = IdCheck(self.vocabulary_size, needs_labels=True)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         with check.one_error():
@@ -547,6 +550,12 @@ class _Scoring:
             yield
         finally:
             self._under_way.reset(token)
+
+
+def _iterable(callbacks):
+    """What ``fit`` was given as callbacks: None, one, a list of them, or a CallbackList."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    return callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _refuse_class_weight(class_weight):

@@ -15,6 +15,7 @@ from keras_transformer.callbacks.interruption import Interrupted, Interruption
 from keras_transformer.callbacks.learning_rate import LearningRate
 from keras_transformer.callbacks.limit import Limit
 from keras_transformer.callbacks.progress import ProgressBar
+from keras_transformer.callbacks.resume import Resume
 from keras_transformer.callbacks.tensorboard import TensorBoard
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LearningRate",
     "Limit",
     "ProgressBar",
+    "Resume",
     "TensorBoard",
     "read_curves",
 ]
