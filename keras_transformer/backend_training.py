@@ -53,7 +53,7 @@ def set_random_state(states):
 
 
 def skip_steps(function, steps, logs, steps_per_call=1):
-    """A train function of ``fit`` that reads ``steps`` batches without training on them, and does what ``function`` does from then on.
+    """A train function of ``fit`` that only reads its first ``steps`` batches; from then on it is ``function``.
 
     Args:
         function: Keras's train function.
@@ -74,3 +74,18 @@ def skip_steps(function, steps, logs, steps_per_call=1):
         return (logs, arguments[0]) if keras.backend.backend() == "jax" else logs
 
     return run
+
+
+def update_if(condition, update, variables):
+    """Calls ``update``, which assigns to ``variables``, and lets it count only where ``condition``, a scalar tensor, is true.
+
+    On an accelerator under PyTorch a branch would make the host wait for the device at every step; there the variables are copied
+    before and put back.
+    """
+    if keras.backend.backend() == "torch" and condition.device.type != "cpu":
+        before = [variable.value.detach().clone() for variable in variables]
+        update()
+        for variable, old in zip(variables, before, strict=True):
+            variable.assign(ops.where(condition, variable.value.detach(), old))
+    else:
+        ops.cond(condition, update, lambda: None)

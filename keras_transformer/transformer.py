@@ -19,9 +19,9 @@ from keras_transformer.layers.embedding import OutputProjection, SinusoidalPosit
 from keras_transformer.layers.encoder import Encoder
 from keras_transformer.layers.masking import padding_mask
 from keras_transformer.layers.seeded_dropout import seeded_dropout
-from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics, token_weights
+from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
-from keras_transformer.optimizers import weigh_micro_batch
+from keras_transformer.optimizers import SkipNonFinite, find_optimizer, weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
 from keras_transformer.text.batches import Batches
@@ -261,8 +261,8 @@ class Transformer(keras.Model):
         Keras's own step, on logits, as in every model.
 
         Args:
-            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
-                warmup_steps and scale are the preset's.
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0, in
+                SkipNonFinite; warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
             loss_weights: as keras.Model.compile.
             metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
@@ -282,7 +282,9 @@ class Transformer(keras.Model):
         recipe = get_preset(self.preset or "base")["recipe"]
         if optimizer is None:
             schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
-            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+            optimizer = SkipNonFinite(
+                keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+            )
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
         if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):
@@ -445,11 +447,18 @@ class Transformer(keras.Model):
             training=training,
         )
         added = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        loss = statistics.mean_loss + added
+        if training and find_optimizer(self.optimizer, SkipNonFinite) is not None:
+            # A batch that will be left out counts in no metric, and an infinite loss is left out whatever its gradient.
+            finite = ops.isfinite(loss)
+            statistics = TokenStatistics(*(ops.where(finite, value, 0.0) for value in statistics))
+            added = ops.where(finite, added, 0.0)
+            loss = loss * ops.where(finite, 1.0, float("nan"))
         token_loss, *token_metrics = self._scoring.metrics
         token_loss.update_from_statistics(statistics._replace(loss=statistics.loss + added * statistics.tokens))
         for metric in token_metrics:
             metric.update_from_statistics(statistics)
-        return statistics.mean_loss + added
+        return loss
 
     @property
     def output_table(self):

@@ -17,7 +17,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
 
 
 class NewFile:
-    """A file being written: what goes in is hashed on the way, so that the hash is that of the data and not of what a disk made of it.
+    """A file being written: what goes in is hashed on the way, so that the hash is the data's, whatever a disk makes of it.
 
     Attributes:
         sha256: of what was written, once closed.

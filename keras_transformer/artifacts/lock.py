@@ -15,9 +15,9 @@ class FolderInUse(ValueError):
 class FolderLock:
     """While open, no other process that asks can write in the folder.
 
-    The lock is the kernel's (flock) on lock.json, where the owner's pid and host stand for others to read: a process that dies, however,
-    loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares locks (NFS from
-    version 4). Where the system has no such locks, as on Windows, nothing is locked.
+    The lock is the kernel's (flock) on lock.json, where the owner's pid and host stand for others to read: a process that dies,
+    however, loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares
+    locks (NFS from version 4). Where the system has no such locks, as on Windows, nothing is locked.
 
     Args:
         folder: path; made if it is missing.

@@ -154,7 +154,9 @@ def _check_size(folder, name, size):
         path = path / part
         _check_regular(path, last=path == folder / name)
     if path.stat().st_size != size:
-        raise ArtifactError(path, f"corrupt or incomplete: it has {path.stat().st_size} bytes, the manifest says {size}")
+        raise ArtifactError(
+            path, f"corrupt or incomplete: it has {path.stat().st_size} bytes, the manifest says {size}"
+        )
 
 
 def _check_regular(path, last=True):

@@ -39,8 +39,9 @@ class Checkpoints(keras.callbacks.Callback):
 
     Example:
 
-        callbacks = [kt.callbacks.Resume("run/checkpoints"), kt.callbacks.Checkpoints("run/checkpoints", best=3, monitor="val_loss")]
-        model.fit(train, validation_data=valid, epochs=20, callbacks=callbacks)
+        resume = kt.callbacks.Resume("run/checkpoints")
+        checkpoints = kt.callbacks.Checkpoints("run/checkpoints", best=3, monitor="val_loss")
+        model.fit(train, validation_data=valid, epochs=20, callbacks=[resume, checkpoints])
     """
 
     def __init__(self, folder, keep=2, minutes=10, steps=None, best=0, monitor="val_loss", mode="auto"):
@@ -90,7 +91,8 @@ class Checkpoints(keras.callbacks.Callback):
         if state["position"] == 0 and state["updates"] == self._updates():
             return state  # ``fit`` called once more
         raise ValueError(
-            f"{self.folder} holds checkpoints of a training that this one does not go on from. Put callbacks.Resume({str(self.folder)!r}) "
+            f"{self.folder} holds checkpoints of a training that this one does not go on from. Put "
+            f"callbacks.Resume({str(self.folder)!r}) "
             "before Checkpoints, or give another folder."
         )
 
@@ -137,8 +139,15 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.wait()
 
+    def step_at(self, batch):
+        """Batches trained on in all when ``batch`` of this epoch are done."""
+        return self._epoch_begin + batch
+
     def save(self):
-        """Takes a checkpoint now; ``wait`` returns when it is on disk. In ``fit`` only from hooks of a callback, where nothing is half done."""
+        """Takes a checkpoint now; ``wait`` returns when it is on disk.
+
+        In ``fit`` only from hooks of a callback, where nothing is half done.
+        """
         begin = time.monotonic()
         self.wait()
         self.epoch, self.position, self.step = self._current, self._done, self._epoch_begin + self._done

@@ -20,11 +20,11 @@ def resumed_state(model):
 class Resume(keras.callbacks.Callback):
     """Lets ``fit`` go on where the newest checkpoint of a run stands, at the very batch; without one it begins as always.
 
-    Weights, optimizer (its moments, the schedule's step, the loss scale, gradients accumulated so far), seeds of dropout, metrics and
-    the place in the data come back: on the same backend the weights become, bit for bit, what they would have become. Batches of the
-    epoch that are done are read once more without training on them, so the data must give the same batches in the same order again.
-    kt.Batches does, by seed and epoch; arrays do with ``shuffle=False``; ``steps_per_epoch`` must not cut epochs otherwise than the
-    data do.
+    Weights, optimizer (its moments, the schedule's step, the loss scale, gradients accumulated so far), seeds of dropout, metrics
+    and the place in the data come back: on the same backend the weights become, bit for bit, what they would have become. Batches
+    of the epoch that are done are read once more without training on them, so the data must give the same batches in the same
+    order again. kt.Batches does, by seed and epoch; arrays do with ``shuffle=False``; ``steps_per_epoch`` must not cut epochs
+    otherwise than the data do.
 
     It must stand before Checkpoints and everything else that looks at the model.
 
@@ -36,7 +36,8 @@ class Resume(keras.callbacks.Callback):
         state: of the checkpoint: {"epoch", "position", "step", "updates", "history", ...}; None where there was none.
 
     Raises:
-        ArtifactError: a ValueError, in ``fit``: the newest checkpoint is not whole (the last good one is named) or belongs to another
+        ArtifactError: a ValueError, in ``fit``: the newest checkpoint is not whole (the last good one is named) or belongs to
+        another
             model. The model is then as it was.
 
     Example:

@@ -1,7 +1,7 @@
 """What training is made of: a model's variables, its optimizer's, its metrics' and the random generators, as arrays and back.
 
-Everything is told apart by its place, with its path as a second check: a path holds numbers that Keras gives out by the order in which
-layers are made in a process, so these are left out of it.
+Everything is told apart by its place, with its path as a second check: a path holds numbers that Keras gives out by the order in
+which layers are made in a process, so these are left out of it.
 """
 
 import re
@@ -133,7 +133,9 @@ def _read(model, file, variables, prefix, what):
     arrays = [file.read(name) for name in names]
     bad = first_non_finite(zip(names, arrays, strict=True))
     if bad is not None:
-        raise ArtifactError(file.path, f"{bad[len(prefix) + 6 :]} holds numbers that are not finite", "Take an older one.")
+        raise ArtifactError(
+            file.path, f"{bad[len(prefix) + 6 :]} holds numbers that are not finite", "Take an older one."
+        )
     return variables, arrays
 
 
