@@ -128,9 +128,8 @@ class FiniteGuard(keras.callbacks.Callback):
             return ""
         lines = self.data.lines(self._epoch, index)
         more = f" and {len(lines) - 20} more" if len(lines) > 20 else ""
-        return f"The batch of the first, number {index} of epoch {self._epoch + 1}, holds lines {
-            ', '.join(map(str, lines[:20]))
-        }{more}. "
+        shown = ", ".join(map(str, lines[:20]))
+        return f"The batch of the first, number {index} of epoch {self._epoch + 1}, holds lines {shown}{more}. "
 
     def _first_bad_weight(self):
         for weight in self.model.weights:

@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption(keras.callbacks.Callback):
-    """While open, SIGINT (Ctrl-C), SIGTERM and SIGHUP end ``fit`` before its next batch, by raising Interrupted: nothing is half done.
+    """While open, SIGINT (Ctrl-C), SIGTERM and SIGHUP end ``fit`` between two batches, by raising Interrupted.
 
     A second signal changes nothing, so that a checkpoint being written inside the ``with`` block is written to its end; the third
     does at once what it would have done without this. Outside the main thread, which alone may handle signals, nothing changes.
