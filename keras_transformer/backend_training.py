@@ -3,6 +3,9 @@
 Copying state off the device, leaving out steps, updates under a condition, layers computed twice to save memory.
 """
 
+import os
+from pathlib import Path
+
 import keras
 import numpy as np
 from keras import ops
@@ -89,3 +92,92 @@ def update_if(condition, update, variables):
             variable.assign(ops.where(condition, variable.value.detach(), old))
     else:
         ops.cond(condition, update, lambda: None)
+
+
+def rematerialize(layer, *tensors, **options):
+    """``layer(*tensors, **options)``, which keeps its inputs alone for the gradient and computes what is between once more.
+
+    Seeds of dropout are inputs too: the second time drops what the first did. keras.remat is not used, since on JAX a layer's seeds
+    leave its scope.
+
+    Args:
+        layer: a built keras.layers.Layer that gives one tensor and adds no losses.
+        tensors: arguments of its ``call`` by position.
+        options: arguments of its ``call`` by name.
+    """
+    trainable = [variable.value for variable in layer.trainable_variables]
+    states = layer.non_trainable_variables  # seeds among them
+    values = [variable.value for variable in states]
+
+    def run(trainable, values, *tensors):
+        return layer.stateless_call(trainable, values, *tensors, **options)
+
+    run_twice = {"tensorflow": _run_twice_tensorflow, "jax": _run_twice_jax, "torch": _run_twice_torch}
+    output, updated = run_twice[keras.backend.backend()](run, trainable, values, *tensors)
+    for variable, value in zip(states, updated, strict=True):
+        variable.assign(value)
+    return output
+
+
+def _run_twice_jax(run, *arguments):
+    import jax
+
+    return jax.checkpoint(run)(*arguments)
+
+
+def _run_twice_torch(run, *arguments):
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(run, *arguments, use_reentrant=False)
+
+
+def _run_twice_tensorflow(run, trainable, values, *tensors):
+    import tensorflow as tf
+
+    updated = []
+
+    def forward(trainable, *tensors):
+        output, states = run(trainable, values, *tensors)
+        if not updated:  # the first time; integers that come out would be asked for gradients
+            updated.extend(states)
+        return output
+
+    trainable = [tf.convert_to_tensor(value) for value in trainable]
+    return tf.recompute_grad(forward)(trainable, *tensors), updated
+
+
+def is_out_of_memory(error):
+    """Whether an exception tells that memory is at its end; every backend has its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError"):
+        return True
+    told = str(error).lower()
+    return any(
+        words in told for words in ("resource_exhausted", "out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def device_memory():
+    """Bytes of the memory that training takes from: the first accelerator's, else what this process may have of the machine's."""
+    name = keras.backend.backend()
+    if name == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_properties(0).total_memory
+    if name == "jax":
+        import jax
+
+        limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+        if limit:
+            return limit
+    return _machine_memory()
+
+
+def _machine_memory():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            memory = min(memory, int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such limit
+            continue
+    return memory

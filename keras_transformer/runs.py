@@ -17,6 +17,7 @@ import keras
 import yaml
 
 from keras_transformer.artifacts import LOCK_FILE, FolderLock, write_file
+from keras_transformer.backend_training import device_memory, is_out_of_memory
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
@@ -33,6 +34,7 @@ from keras_transformer.callbacks import (
     read_curves,
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
+from keras_transformer.memory import OutOfMemory, advice, step_memory
 from keras_transformer.optimizers import AccumulateGradients
 from keras_transformer.presets import get_preset
 from keras_transformer.text.batches import Batches
@@ -61,6 +63,7 @@ class Settings:
         vocabulary_size: pieces; None for the preset's.
         seed: of weights and order.
         accumulate: batches whose gradients make one update; see AccumulateGradients.
+        remat: whether training computes activations twice to save memory; see Transformer.
     """
 
     source: str
@@ -72,6 +75,7 @@ class Settings:
     vocabulary_size: int | None = None
     seed: int = 1
     accumulate: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         get_preset(self.preset)
@@ -149,7 +153,9 @@ class Run:
                 validation.source, validation.target, self.tokenizer, shuffle=False, num_buckets=4, **batching
             )
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
-        self.model = Transformer.from_preset(settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed)
+        self.model = Transformer.from_preset(
+            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat
+        )
         self.model.compile()
         if settings.accumulate > 1:
             skips = self.model.optimizer  # its inner optimizer makes the updates
@@ -215,6 +221,7 @@ class Run:
             Interrupted: SIGINT, SIGTERM or SIGHUP came; a checkpoint is written first, and a translator if there is none.
             FolderInUse: a ValueError: another process trains in the folder.
             NonFiniteError: a ValueError: the numbers have gone bad for many steps in a row; the checkpoints are as they were.
+            OutOfMemory: a ValueError that says what would fit; the checkpoints are as they were.
         """
         if epochs is None:
             epochs = 20 if updates is None and minutes is None and patience is None else 10**6
@@ -254,6 +261,18 @@ class Run:
             self._save_translator_if_missing()
 
     def _fit(self, epochs, callbacks):
+        try:
+            self._fit_model(epochs, callbacks)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            length = max(max(shape[1:]) for shape in self.batches.shapes)
+            step = step_memory(self.model, self.batches.batch_tokens, length, self.settings.accumulate)
+            last = latest_checkpoint(self.folder / "checkpoints")
+            kept = f"The last checkpoint, {last.name}, is as it was." if last else "There is no checkpoint so far."
+            raise OutOfMemory(f"Training does not fit into memory. {kept}\n{advice(step, device_memory())}") from error
+
+    def _fit_model(self, epochs, callbacks):
         self.model.fit(self.batches, validation_data=self.validation, epochs=epochs, callbacks=callbacks, verbose=0)
 
     def _save_translator_if_missing(self):

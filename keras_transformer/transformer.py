@@ -58,6 +58,8 @@ class Transformer(keras.Model):
         preset: name whose recipe ``compile()`` takes its defaults from; from_preset sets it.
         seed: seed of the initial weights, which are then equal on every backend, and of dropout; None draws one from
             Python's generator, which keras.utils.set_random_seed seeds.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos.
@@ -101,6 +103,7 @@ class Transformer(keras.Model):
         eos_id=3,
         preset=None,
         seed=None,
+        remat=False,
         **kwargs,
     ):
         keep_freed_memory()
@@ -128,6 +131,7 @@ class Transformer(keras.Model):
         self.eos_id = eos_id
         self.preset = preset
         self.seed = seed
+        self.remat = remat
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
@@ -178,6 +182,7 @@ class Transformer(keras.Model):
         self.positions = SinusoidalPositions(dtype=self.dtype_policy, name="positions")
         encoder_seed, decoder_seed = seeds.next(), seeds.next()
         self.embedding_dropout = seeded_dropout(self.dropout, seeds, self.dtype_policy)
+        shared |= {"remat": self.remat}
         self.encoder = Encoder(self.num_layers, seed=encoder_seed, name="encoder", **shared)
         self.decoder = Decoder(self.num_decoder_layers, seed=decoder_seed, name="decoder", **shared)
 
@@ -522,6 +527,7 @@ class Transformer(keras.Model):
                 "eos_id": self.eos_id,
                 "preset": self.preset,
                 "seed": self.seed,
+                "remat": self.remat,
             }
         )
 

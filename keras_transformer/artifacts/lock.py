@@ -19,6 +19,8 @@ class FolderLock:
     however, loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares
     locks (NFS from version 4). Where the system has no such locks, as on Windows, nothing is locked.
 
+    A process may open it twice.
+
     Args:
         folder: path; made if it is missing.
 
@@ -47,25 +49,35 @@ class FolderLock:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(handle, 1000)
+            owner = _owner(os.read(handle, 1000))
             os.close(handle)
-            raise FolderInUse(self._refusal(owner)) from None
+            if owner == _me():  # a training of this process that was broken off, in a notebook say
+                return self
+            raise FolderInUse(
+                f"{self.folder} is in use: process {owner['pid']} on {owner['host']} writes there. Wait until it has ended, or give "
+                "another folder."
+            ) from None
         except OSError:  # a file system without locks
             pass
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        os.pwrite(handle, json.dumps(_me()).encode(), 0)
         self._handle = handle
         return self
-
-    def _refusal(self, owner):
-        try:
-            told = json.loads(owner)
-            owner = f"process {int(told['pid'])} on {str(told['host'])[:100]}"
-        except (ValueError, TypeError, KeyError):
-            owner = "another process"
-        return f"{self.folder} is in use: {owner} writes there. Wait until it has ended, or give another folder."
 
     def __exit__(self, *error):
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _me():
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _owner(content):
+    """Who holds the lock, as the file tells; it may be being written."""
+    try:
+        told = json.loads(content)
+        return {"pid": int(told["pid"]), "host": str(told["host"])[:100]}
+    except (ValueError, TypeError, KeyError):
+        return {"pid": "unknown", "host": "an unknown host"}

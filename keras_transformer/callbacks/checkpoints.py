@@ -6,7 +6,7 @@ import time
 import keras
 from keras import ops
 
-from keras_transformer.artifacts import prune_steps, read_state, write_step
+from keras_transformer.artifacts import FolderLock, prune_steps, read_state, write_step
 from keras_transformer.callbacks.resume import resumed_state
 from keras_transformer.checkpoints import capture, capture_metrics, check_finite, latest_checkpoint
 
@@ -35,6 +35,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     Raises:
         ValueError: an argument is impossible; or, in ``fit``, the folder holds checkpoints of another training.
+        FolderInUse: a ValueError, in ``fit``: another process trains into the folder.
         NonFiniteError: a ValueError, in ``fit``: weights are not finite.
 
     Example:
@@ -68,8 +69,10 @@ class Checkpoints(keras.callbacks.Callback):
         self.blocked = 0.0
         self._writer = None
         self._writing = None
+        self._lock = None
 
     def on_train_begin(self, logs=None):
+        self._lock = self._lock or FolderLock(self.folder).__enter__()
         self._steps_per_execution = self.model.steps_per_execution
         self._saved = time.monotonic()
         state = self._state_before()
@@ -138,6 +141,9 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.wait()
+        if self._lock is not None:
+            self._lock.__exit__()
+            self._lock = None
 
     def step_at(self, batch):
         """Batches trained on in all when ``batch`` of this epoch are done."""

@@ -57,6 +57,7 @@ def _read_config(context, parameter, path):
 @click.option("--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's if not given.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
 @click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
+@click.option("--remat", is_flag=True, help="Computes activations twice, to save memory.")
 @click.option("--keep", type=click.IntRange(1), default=2, help="Newest checkpoints that remain.")
 @click.option(
     "--best", type=click.IntRange(0), default=0, help="Best checkpoints by --monitor that remain beside them."
