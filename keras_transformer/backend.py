@@ -169,11 +169,13 @@ def dropout(x, rate, seed):
     kernel draws from the device's generator, which keras.utils.set_random_seed seeds: a seed from the host would make
     the host wait.
 
-    Args: x any shape, rate in [0, 1), seed what keras.random.SeedGenerator.next() gives. Returns a tensor like x.
+    Args: x any shape, rate in [0, 1], seed what keras.random.SeedGenerator.next() gives. Returns a tensor like x.
     """
     name = keras.backend.backend()
     if name == "torch" and x.device.type != "cpu":
         return keras.random.dropout(x, rate)
+    if rate >= 1:
+        return ops.zeros_like(x)
     keep = {"jax": _kept_jax, "tensorflow": _kept_tensorflow, "torch": _kept_torch}[name](x, rate, seed)
     return x * (ops.cast(keep, x.dtype) * (1 / (1 - rate)))
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_transformer.artifacts import check_folder
 from keras_transformer.callbacks import ProgressBar
 from keras_transformer.decoding.search import GreedySearch
+from keras_transformer.export.saved_model import GRAPH_FILE
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.demo import demo_corpus, dictionary_baseline
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer
-from keras_transformer.translator import Translator
+from keras_transformer.translator import FORMAT_FILE, Translator
 
 # Below 400,000 parameters, so that three minutes on two cores are enough.
 MODEL = {"d_model": 80, "d_ff": 192, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "norm": "pre"}
@@ -72,8 +74,12 @@ def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
         Share of held-out sentences translated word for word as the grammar does.
 
     Raises:
-        ValueError: the SavedModel does not answer as Python does.
+        ValueError: a folder holds other things, or the SavedModel does not answer as Python does.
     """
+    folder = Path(folder)
+    beside = folder.with_name(f"{folder.name}-translator")
+    check_folder(folder, mark=GRAPH_FILE)
+    check_folder(beside, mark=FORMAT_FILE)
     corpus = demo_corpus()
     echo(
         f"Built-in corpus: {len(corpus.train):,} English-German sentence pairs to train on, {len(corpus.test)} held out. "
@@ -87,7 +93,7 @@ def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
     baseline = _share(dictionary_baseline(corpus.test.source), corpus.test.target)
     echo(f"word_by_word_dictionary={baseline:.3f}")
     echo(f"exact_match={exact_match:.3f}")
-    translator.save(f"{folder}-translator")
+    translator.save(beside)
     if importlib.util.find_spec("tensorflow") is None:
         echo("No SavedModel is written: TensorFlow is not installed (pip install 'keras-transformer[tensorflow]').")
         return exact_match

@@ -79,7 +79,7 @@ class IdCheck:
         if _is_torch_loader(x):
             return self._torch_loader(x)
         if library == "grain":
-            return x.map(self._passed_on)
+            return (x if hasattr(x, "map") else _grain_dataset(x)).map(self._passed_on)
         if hasattr(x, "__next__"):
             return (self._passed_on(batch) for batch in x)
         if x is not None:
@@ -132,6 +132,31 @@ class _CheckedPyDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self._dataset.on_epoch_end()
+
+
+def _grain_dataset(loader):
+    """A grain.DataLoader as a grain.IterDataset, which can be mapped in this process."""
+    import grain
+
+    class Batches(grain.DatasetIterator):
+        def __init__(self):
+            super().__init__()
+            self._batches = iter(loader)
+
+        def __next__(self):
+            return next(self._batches)
+
+        def get_state(self):
+            return self._batches.get_state()
+
+        def set_state(self, state):
+            self._batches.set_state(state)
+
+    class Dataset(grain.IterDataset):
+        def __iter__(self):
+            return Batches()
+
+    return Dataset()
 
 
 def _is_torch_loader(x):

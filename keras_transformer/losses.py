@@ -3,6 +3,7 @@
 Szegedy et al. 2016, section 7 (smoothing); Vaswani et al. 2017, section 5.4.
 """
 
+import numbers
 from typing import NamedTuple
 
 import keras
@@ -93,7 +94,7 @@ def projected_token_statistics(
 
     Args:
         hidden: (B, T, D), of any float type.
-        table: (V, D) float32.
+        table: (V, D), of any float type.
         labels: (B, T) integer ids; pad_id marks positions that do not count.
         label_smoothing: e.
         pad_id: the padding id.
@@ -144,6 +145,7 @@ def _score_in_chunks(hidden, table, labels, weights, label_smoothing, chunk_size
     rows = ops.shape(hidden)[0]
     chunk_size = min(chunk_size, rows) if isinstance(rows, int) else ops.minimum(chunk_size, rows)
     projection = ops.cast(table, hidden.dtype)  # (V, D)
+    table = ops.cast(table, "float32")
     mean_row = ops.mean(table, axis=0)  # (D,)
     weighted = weights[:, None] * ops.cast(hidden, "float32")  # (N, D)
 
@@ -202,7 +204,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         A float32 scalar.
 
     Raises:
-        ValueError: label_smoothing outside [0, 1).
+        ValueError: label_smoothing outside [0, 1), or a reduction other than Keras's default.
 
     Example:
 
@@ -216,8 +218,13 @@ class SmoothedCrossentropy(keras.losses.Loss):
 
     def __init__(self, label_smoothing=0.1, pad_id=0, name="smoothed_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1). Received: {label_smoothing!r}.")
+        if self.reduction != "sum_over_batch_size":
+            raise ValueError(
+                f"The loss is a mean over real tokens. Received: reduction={self.reduction!r}. Expected: none given. For a sum "
+                "multiply by the number of tokens; for single tokens use losses.token_statistics on one at a time."
+            )
+        if not isinstance(label_smoothing, numbers.Real) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be a number in [0, 1). Received: {label_smoothing!r}.")
         self.label_smoothing = label_smoothing
         self.pad_id = pad_id
 

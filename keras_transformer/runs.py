@@ -172,6 +172,8 @@ class Run:
     def _is_begun(self):
         """Whether the folder holds a run, which then must be one with these settings."""
         path = self.folder / SETTINGS_FILE
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"The output of a run is a folder. Received: the file {self.folder}. Name a new folder.")
         if path.is_file():
             self._check_settings(Settings.read(path).filled(), self.settings.filled())
             return True

@@ -51,7 +51,7 @@ class Transformer(keras.Model):
         activation: of the feed-forward networks.
         epsilon: LayerNorm's.
         tie_embeddings: "all" (one table for source, target and output), "decoder" (target and output), or None.
-        residual_dropout_position: "branch" (the paper) or "sum"; see layers.Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see layers/residual.py.
         pad_id: the id that fills up short rows.
         bos_id: the id every target begins with.
         eos_id: the id every label row ends with.
@@ -142,10 +142,13 @@ class Transformer(keras.Model):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
+            setattr(self, name, int(value))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Real) or not 0 <= value < 1:
                 raise ValueError(f"{name} must be a number in [0, 1). Received: {name}={value!r}.")
+        if self.seed is not None and (not isinstance(self.seed, numbers.Integral) or self.seed < 0):
+            raise ValueError(f"seed must be an integer from 0, or None. Received: seed={self.seed!r}.")
         if not isinstance(self.epsilon, numbers.Real) or not self.epsilon > 0:
             raise ValueError(f"epsilon must be a positive number. Received: epsilon={self.epsilon!r}.")
         ids = {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
@@ -487,23 +490,24 @@ class Transformer(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def _sublayers(self):
-        """{path: layer} of all layers with weights, however deep, each before its own. Keras has no public way to list them."""
-        return {layer.path: layer for layer in self._flatten_layers(include_self=False) if layer.weights}
-
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         frozen = config.pop("frozen", ())
         model = super().from_config(config, custom_objects)
-        if frozen:
-            for path, layer in model._sublayers().items():
-                layer.trainable = path not in frozen
+        parts = dict(_parts(model))
+        if unknown := sorted(set(frozen) - parts.keys()):
+            raise ValueError(
+                f"The configuration freezes parts that the model does not have. Received: {', '.join(unknown)}. "
+                f"Expected: some of {', '.join(parts)}."
+            )
+        for path, layer in parts.items() if frozen else ():
+            layer.trainable = path not in frozen
         return model
 
     def get_config(self):
-        """Every argument; and under "frozen" the paths of the layers that are, if some are."""
-        frozen = [path for path, layer in self._sublayers().items() if not layer.trainable]
+        """Every argument; and under "frozen" the layers that are, if some are, as in "decoder/layer_0/feed_forward"."""
+        frozen = [path for path, layer in _parts(self) if not layer.trainable]
         return (
             super().get_config()
             | ({"frozen": frozen} if frozen else {})
@@ -530,6 +534,16 @@ class Transformer(keras.Model):
                 "remat": self.remat,
             }
         )
+
+
+def _parts(model):
+    """Yields (path, layer) of all layers with weights, however deep, each before its own; paths begin within the model.
+
+    Keras has no public way to list them.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        if layer.weights:
+            yield layer.path.partition("/")[2], layer
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer import callbacks as callbacks_module
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
@@ -23,6 +22,7 @@ from keras_transformer.callbacks import (
     Limit,
     ProgressBar,
     TensorBoard,
+    progress,
     read_curves,
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
@@ -117,8 +117,8 @@ def test_no_step_waits_for_the_device(model, batches, tmp_path, monkeypatch):
         return pythonify(logs)
 
     monkeypatch.setattr(callback_list.python_utils, "pythonify_logs", counted)
-    numbers = MagicMock(wraps=callbacks_module._numbers)
-    monkeypatch.setattr(callbacks_module, "_numbers", numbers)
+    numbers = MagicMock(wraps=progress._numbers)
+    monkeypatch.setattr(progress, "_numbers", numbers)
     limit = Limit(minutes=60, updates=10**6)
     limit._look = MagicMock(wraps=limit._look)
     callbacks = [LearningRate(), ProgressBar(12.0, seconds=60, file=io.StringIO()), LearningCurves(tmp_path / "curves")]

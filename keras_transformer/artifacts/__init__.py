@@ -4,7 +4,15 @@ Below everything: no module here imports Keras or a backend.
 """
 
 from keras_transformer.artifacts.arrays import ArrayFile, write_arrays
-from keras_transformer.artifacts.disk import NewFile, new_folder, replace_folder, to_disk, tree_to_disk, write_file
+from keras_transformer.artifacts.disk import (
+    NewFile,
+    check_folder,
+    new_folder,
+    replace_folder,
+    to_disk,
+    tree_to_disk,
+    write_file,
+)
 from keras_transformer.artifacts.errors import ArtifactError
 from keras_transformer.artifacts.hdf5 import check_hdf5
 from keras_transformer.artifacts.lock import LOCK_FILE, FolderInUse, FolderLock
@@ -28,6 +36,7 @@ __all__ = [
     "FolderInUse",
     "FolderLock",
     "NewFile",
+    "check_folder",
     "check_hdf5",
     "check_manifest",
     "check_sidecar",

@@ -126,8 +126,7 @@ def new_folder(folder, mark, complete=None):
     ...         _ = (folder / "readme.txt").write_text("A folder of its own.")
     """
     folder = Path(os.path.abspath(folder))
-    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds other files, which would be lost: there is no {mark}. Name a new folder.")
+    check_folder(folder, mark)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -139,6 +138,13 @@ def new_folder(folder, mark, complete=None):
         replace_folder(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def check_folder(folder, mark):
+    """Raises ValueError if new_folder would refuse ``folder``: for whoever would rather know before the work than after it."""
+    folder = Path(folder)
+    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds other files, which would be lost: there is no {mark}. Name a new folder.")
 
 
 def replace_folder(new, folder):

@@ -19,6 +19,10 @@ class LearningCurves(keras.callbacks.Callback):
 
     Args:
         folder: where the two files go; made if it is missing.
+
+    Example:
+
+        model.fit(train, validation_data=valid, epochs=20, callbacks=[kt.callbacks.LearningCurves("run")])
     """
 
     def __init__(self, folder):

@@ -5,7 +5,12 @@ from keras import ops
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not."""
+    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not.
+
+    Example:
+
+        model.fit(train, callbacks=[kt.callbacks.LearningRate()]).history["learning_rate"]
+    """
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:

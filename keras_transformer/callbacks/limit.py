@@ -1,5 +1,6 @@
 """An end after so many minutes or updates."""
 
+import numbers
 import time
 
 import keras
@@ -16,10 +17,20 @@ class Limit(keras.callbacks.Callback):
     Args:
         minutes: of training from now on, compilation and validation included; None for no such limit.
         updates: that the optimizer has done in all; None for no such limit.
+
+    Raises:
+        ValueError: a limit is not positive.
+
+    Example:
+
+        model.fit(train, epochs=100, callbacks=[kt.callbacks.Limit(minutes=30)])
     """
 
     def __init__(self, minutes=None, updates=None):
         super().__init__()
+        for name, value in {"minutes": minutes, "updates": updates}.items():
+            if value is not None and not (isinstance(value, numbers.Real) and value > 0):
+                raise ValueError(f"{name} must be a positive number, or None. Received: {name}={value!r}.")
         self.minutes = minutes
         self.updates = updates
 

@@ -15,12 +15,18 @@ from keras_transformer.callbacks.learning_rate import last_rate
 class ProgressBar(keras.callbacks.Callback):
     """Shows loss, perplexity, learning rate, tokens a second and the time an epoch still takes.
 
-    On a terminal a bar moves; a file gets a line an epoch, and one every ``seconds`` in long ones.
+    On a terminal a bar moves; a file gets a line an epoch, and in long ones a line after ten seconds and one every ``seconds``.
 
     Args:
         tokens_per_batch: mean of real target tokens a batch; see Batches.num_tokens.
-        seconds: between two looks at the model's metrics. Each makes the host wait for the device, so not every batch does.
+        seconds: between two looks at the model's metrics; None for 1 on a terminal, 60 in a file. Each look makes the host wait
+            for the device, so not every batch has one.
         file: where to print; None for standard error.
+
+    Example:
+
+        progress = kt.callbacks.ProgressBar(train.num_tokens / len(train))
+        model.fit(train, epochs=20, callbacks=[progress], verbose=0)
     """
 
     def __init__(self, tokens_per_batch, seconds=None, file=None):
@@ -30,6 +36,9 @@ class ProgressBar(keras.callbacks.Callback):
         self.tokens_per_batch = tokens_per_batch
         self.console = Console(file=file or sys.stderr, highlight=False)
         self.seconds = (1.0 if self.console.is_terminal else 60.0) if seconds is None else seconds
+        self._wait = (
+            self.seconds if seconds is not None else min(self.seconds, 10.0)
+        )  # a first sign of life comes sooner
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -51,9 +60,10 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """``batch`` batches of this epoch are done."""
-        if not batch or time.monotonic() - self._looked < self.seconds:
+        if not batch or time.monotonic() - self._looked < self._wait:
             return
         self._looked = time.monotonic()
+        self._wait = self.seconds
         numbers = _numbers(self.model.get_metrics_result(), self._speed(batch), self.model.optimizer)
         if self._bar is not None:
             self._bar.update(self._task, completed=batch, numbers=numbers)
@@ -61,7 +71,7 @@ class ProgressBar(keras.callbacks.Callback):
             left = (self.params.get("steps") or batch) - batch
             minutes = left * (self._looked - self._begin) / batch / 60
             self.console.print(
-                f"  epoch {self._epoch + 1}, batch {batch}: {numbers}, {minutes:.1f} min left", soft_wrap=True
+                f"  epoch {self._epoch + 1}, batch {batch}: {numbers}, {minutes:.1f} min left of it", soft_wrap=True
             )
 
     def on_test_begin(self, logs=None):

@@ -9,6 +9,10 @@ class TensorBoard(keras.callbacks.Callback):
 
     Args:
         folder: the log directory.
+
+    Example:
+
+        model.fit(train, callbacks=[kt.callbacks.TensorBoard("logs")])
     """
 
     def __init__(self, folder):

@@ -30,6 +30,10 @@ def _read_config(context, parameter, path):
         raise click.BadParameter(
             f"{path} holds {', '.join(unknown)}, which train does not take. It takes {', '.join(sorted(known))}."
         )
+    whole = {option.name for option in context.command.params if isinstance(option.type, click.IntRange)}
+    for name in sorted(whole & values.keys()):
+        if isinstance(values[name], (bool, float)):  # click would cut 2.9 down to 2
+            raise click.BadParameter(f"{path}: {name} must be a whole number. Received: {values[name]!r}.")
     context.default_map = values
 
 

@@ -23,6 +23,7 @@ from keras_transformer.decoding.search import BeamSearch
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
 
 CARD_FILE = "card.json"
+GRAPH_FILE = "saved_model.pb"
 _KIND = "SavedModel"
 
 
@@ -62,7 +63,7 @@ def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6
         )
     options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
     BeamSearch(model, **options)  # raises for impossible options before the long work
-    with new_folder(folder, "saved_model.pb", complete=lambda new: write_manifest(new, _KIND)) as new:
+    with new_folder(folder, GRAPH_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         if keras.backend.backend() == "tensorflow":
             _write(model, new, options)
         else:

@@ -16,6 +16,7 @@ from keras import ops
 from keras_transformer.backend import fused_attention
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
+from keras_transformer.layers.masking import with_head_axis
 from keras_transformer.layers.projection import Projection
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 from keras_transformer.layers.widths import check_width
@@ -129,7 +130,7 @@ class SelfAttention(_MultiHeadAttention):
 
     Call arguments:
         x: (B, T, D).
-        attention_mask: boolean, broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
+        attention_mask: boolean (T, T), (B, T, T) or broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
 
     Returns:
         (B, T, D).
@@ -157,7 +158,7 @@ class SelfAttention(_MultiHeadAttention):
 
     def call(self, x, attention_mask=None, training=None):
         query, key, value = self._split(self.query_key_value(x), 3)
-        return self._attend(query, key, value, attention_mask, training)
+        return self._attend(query, key, value, with_head_axis(attention_mask), training)
 
     def compute_output_shape(self, x_shape):
         return x_shape
@@ -165,6 +166,7 @@ class SelfAttention(_MultiHeadAttention):
     def attention_scores(self, x, attention_mask=None):
         """Attention weights (B, H, T, T) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         query, key, _ = self._split(self.query_key_value(x), 3)
+        attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, batch_size, max_length):
@@ -201,7 +203,7 @@ class CrossAttention(_MultiHeadAttention):
     Call arguments:
         x: (B, T, D).
         encoder_output: (B, S, D).
-        attention_mask: boolean, broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
+        attention_mask: boolean (T, S), (B, T, S) or broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
 
     Returns:
         (B, T, D).
@@ -234,7 +236,7 @@ class CrossAttention(_MultiHeadAttention):
     def call(self, x, encoder_output, attention_mask=None, training=None):
         (query,) = self._split(self.query(x), 1)
         key, value = self._split(self.key_value(encoder_output), 2)
-        return self._attend(query, key, value, attention_mask, training)
+        return self._attend(query, key, value, with_head_axis(attention_mask), training)
 
     def compute_output_shape(self, x_shape, encoder_output_shape):
         return x_shape
@@ -243,6 +245,7 @@ class CrossAttention(_MultiHeadAttention):
         """Attention weights (B, H, T, S) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         (query,) = self._split(self.query(x), 1)
         key, _ = self._split(self.key_value(encoder_output), 2)
+        attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, encoder_output):

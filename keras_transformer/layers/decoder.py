@@ -26,7 +26,7 @@ class DecoderLayer(_TransformerLayer):
         norm: "post" (the paper) or "pre".
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
-        residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see residual.py.
         seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:

@@ -20,7 +20,7 @@ class EncoderLayer(_TransformerLayer):
         norm: "post" (the paper) or "pre".
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
-        residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see residual.py.
         seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:

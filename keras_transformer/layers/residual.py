@@ -8,7 +8,9 @@ from keras_transformer.layers.seeded_dropout import seeded_dropout
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class Residual(keras.layers.Layer):
-    """Adds a sub-layer's output to its input, with dropout and LayerNorm around it.
+    """Adds a sub-layer's output to its input, with dropout and LayerNorm around it. A part of the encoder and decoder layers.
+
+    The sub-layer belongs to whoever calls, with its weights: this is no layer for a functional model.
 
         norm="post"  residual_dropout_position="branch"   LayerNorm(x + Dropout(f(x)))     the paper
         norm="post"  residual_dropout_position="sum"      LayerNorm(Dropout(x + f(x)))     the lecture's wording
@@ -32,7 +34,8 @@ class Residual(keras.layers.Layer):
     Example:
 
     >>> import numpy as np
-    >>> from keras_transformer.layers import FeedForward, Residual
+    >>> from keras_transformer.layers import FeedForward
+    >>> from keras_transformer.layers.residual import Residual
     >>> tuple(Residual(norm="pre")(np.ones((1, 3, 8), "float32"), sublayer=FeedForward(8)).shape)
     (1, 3, 8)
 

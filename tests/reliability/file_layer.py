@@ -44,7 +44,9 @@ class Steps:
 
     def read(self):
         weights, training, state = artifacts.open_step(artifacts.latest_step(self.folder))
-        numbers = {float(value) for file in (weights, training) for name in file.shapes for value in file.read(name).flat}
+        numbers = {
+            float(value) for file in (weights, training) for name in file.shapes for value in file.read(name).flat
+        }
         return numbers | {float(state["number"])}
 
 
@@ -63,7 +65,9 @@ class Folder:
         self.folder = folder / "translator"
 
     def write(self, number):
-        with artifacts.new_folder(self.folder, "mark", complete=lambda new: artifacts.write_manifest(new, "test")) as new:
+        with artifacts.new_folder(
+            self.folder, "mark", complete=lambda new: artifacts.write_manifest(new, "test")
+        ) as new:
             for name in ("mark", "model"):
                 (new / name).write_text(f"{number}\n" * 500)
 
@@ -148,7 +152,7 @@ def in_child(action):
 
 
 def outcome(artifact, old, new):
-    """"old", "new", "lost" or "mixed": what is on disk after a save of ``new`` over ``old``."""
+    """ "old", "new", "lost" or "mixed": what is on disk after a save of ``new`` over ``old``."""
     try:
         found = artifact.read()
     except (artifacts.ArtifactError, OSError, TypeError):
