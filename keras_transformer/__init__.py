@@ -26,10 +26,12 @@ def _is_command_line():
 if not _is_command_line():
     check_backend()
     from keras_transformer import callbacks, decoding, export, layers, testing
+    from keras_transformer.artifacts import ArtifactError
     from keras_transformer.evaluation import bleu
     from keras_transformer.losses import SmoothedCrossentropy
     from keras_transformer.metrics import Perplexity, TokenAccuracy
-    from keras_transformer.optimizers import AccumulateGradients
+    from keras_transformer.model_files import load_weights, save_weights
+    from keras_transformer.optimizers import AccumulateGradients, SkipNonFinite
     from keras_transformer.schedules import WarmupInverseSqrt
     from keras_transformer.text import Batches, Tokenizer
     from keras_transformer.transformer import Transformer

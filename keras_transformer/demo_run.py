@@ -15,11 +15,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_transformer.artifacts import check_folder
 from keras_transformer.callbacks import ProgressBar
 from keras_transformer.decoding.search import GreedySearch
 from keras_transformer.export.saved_model import GRAPH_FILE
 from keras_transformer.losses import SmoothedCrossentropy
-from keras_transformer.model_files import check_folder
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline
 from keras_transformer.text.tokenizer import Tokenizer

@@ -22,9 +22,9 @@ from keras_transformer.layers.embedding import OutputProjection, SinusoidalPosit
 from keras_transformer.layers.encoder import Encoder
 from keras_transformer.layers.masking import padding_mask
 from keras_transformer.layers.seeded_dropout import seeded_dropout
-from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics, token_weights
+from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
-from keras_transformer.optimizers import weigh_micro_batch
+from keras_transformer.optimizers import SkipNonFinite, find_optimizer, weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
 from keras_transformer.text.batches import Batches
@@ -61,6 +61,8 @@ class Transformer(keras.Model):
         preset: name whose recipe ``compile()`` takes its defaults from; from_preset sets it.
         seed: seed of the initial weights, which are then equal on every backend, and of dropout; None draws one from
             Python's generator, which keras.utils.set_random_seed seeds.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos.
@@ -104,6 +106,7 @@ class Transformer(keras.Model):
         eos_id: int = 3,
         preset: str | None = None,
         seed: int | None = None,
+        remat: bool = False,
         **kwargs,
     ):
         keep_freed_memory()
@@ -131,6 +134,7 @@ class Transformer(keras.Model):
         self.eos_id = eos_id
         self.preset = preset
         self.seed = seed
+        self.remat = remat
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
@@ -184,6 +188,7 @@ class Transformer(keras.Model):
         self.positions = SinusoidalPositions(dtype=self.dtype_policy, name="positions")
         encoder_seed, decoder_seed = seeds.next(), seeds.next()
         self.embedding_dropout = seeded_dropout(self.dropout, seeds, self.dtype_policy)
+        shared |= {"remat": self.remat}
         self.encoder = Encoder(self.num_layers, seed=encoder_seed, name="encoder", **shared)
         self.decoder = Decoder(self.num_decoder_layers, seed=decoder_seed, name="decoder", **shared)
 
@@ -275,8 +280,8 @@ class Transformer(keras.Model):
         Keras's own step, on logits, as in every model.
 
         Args:
-            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
-                warmup_steps and scale are the preset's.
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0, in
+                SkipNonFinite; warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
             loss_weights: as keras.Model.compile.
             metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
@@ -296,7 +301,9 @@ class Transformer(keras.Model):
         recipe = get_preset(self.preset or "base")["recipe"]
         if optimizer is None:
             schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
-            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+            optimizer = SkipNonFinite(
+                keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+            )
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
         if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):
@@ -357,6 +364,9 @@ class Transformer(keras.Model):
                 labels, sample_weight has another shape, or class_weight is given.
         """
         _refuse_class_weight(class_weight)
+        for callback in _iterable(kwargs.get("callbacks")):
+            if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
+                callback.set_data(x)
         check = IdCheck(self.vocabulary_size, needs_labels=True)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         with check.one_error():
@@ -461,11 +471,18 @@ class Transformer(keras.Model):
             training=training,
         )
         added = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        loss = statistics.mean_loss + added
+        if training and find_optimizer(self.optimizer, SkipNonFinite) is not None:
+            # A batch that will be left out counts in no metric, and an infinite loss is left out whatever its gradient.
+            finite = ops.isfinite(loss)
+            statistics = TokenStatistics(*(ops.where(finite, value, 0.0) for value in statistics))
+            added = ops.where(finite, added, 0.0)
+            loss = loss * ops.where(finite, 1.0, float("nan"))
         token_loss, *token_metrics = self._scoring.metrics
         token_loss.update_from_statistics(statistics._replace(loss=statistics.loss + added * statistics.tokens))
         for metric in token_metrics:
             metric.update_from_statistics(statistics)
-        return statistics.mean_loss + added
+        return loss
 
     @property
     def output_table(self):
@@ -530,6 +547,7 @@ class Transformer(keras.Model):
                 "eos_id": self.eos_id,
                 "preset": self.preset,
                 "seed": self.seed,
+                "remat": self.remat,
             }
         )
 
@@ -577,6 +595,12 @@ class _Scoring:
             yield
         finally:
             self._under_way.reset(token)
+
+
+def _iterable(callbacks):
+    """What ``fit`` was given as callbacks: None, one, a list of them, or a CallbackList."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    return callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _refuse_class_weight(class_weight):

@@ -118,6 +118,8 @@ class Decoder(_Stack):
     Args:
         num_layers: how many.
         d_model, num_heads, seed and all further arguments: as DecoderLayer.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         x: (B, T, D).
@@ -145,7 +147,7 @@ class Decoder(_Stack):
 
     def call(self, x, encoder_output, encoder_mask=None, training: bool | None = None):
         for layer in self.layers:
-            x = layer(x, encoder_output, encoder_mask=encoder_mask, training=training)
+            x = self._call_layer(layer, x, encoder_output, encoder_mask=encoder_mask, training=training)
         return self._finish(x)
 
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:

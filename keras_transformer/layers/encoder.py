@@ -76,6 +76,8 @@ class Encoder(_Stack):
     Args:
         num_layers: how many.
         d_model, num_heads, seed and all further arguments: as EncoderLayer.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         x: (B, S, D).
@@ -101,7 +103,7 @@ class Encoder(_Stack):
 
     def call(self, x, attention_mask=None, training: bool | None = None):
         for layer in self.layers:
-            x = layer(x, attention_mask=attention_mask, training=training)
+            x = self._call_layer(layer, x, attention_mask=attention_mask, training=training)
         return self._finish(x)
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:

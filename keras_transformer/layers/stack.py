@@ -13,6 +13,7 @@ from typing import Literal
 
 import keras
 
+from keras_transformer.backend_training import rematerialize
 from keras_transformer.initializers import SeedStream
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.residual import Residual
@@ -117,11 +118,12 @@ class _Stack(_TransformerBlock):
 
     _layer_class = None
 
-    def __init__(self, num_layers: int, d_model: int, num_heads: int, **kwargs):
+    def __init__(self, num_layers: int, d_model: int, num_heads: int, remat: bool = False, **kwargs):
         super().__init__(d_model, num_heads, **kwargs)
         if num_layers < 1:
             raise ValueError(f"A stack needs at least one layer. Received: num_layers={num_layers}.")
         self.num_layers = num_layers
+        self.remat = remat
         seeds = SeedStream(self.seed)
         self.layers = [
             self._layer_class(**self._arguments(), seed=seeds.next(), dtype=self.dtype_policy, name=f"layer_{index}")
@@ -139,8 +141,14 @@ class _Stack(_TransformerBlock):
         if self.final_norm is not None:
             self.final_norm.build(shapes[0])
 
+    def _call_layer(self, layer, *tensors, training=None, **masks):
+        """In training with ``remat`` only the layer's inputs are kept for the gradient."""
+        if self.remat and training:
+            return rematerialize(layer, *tensors, training=training, **masks)
+        return layer(*tensors, training=training, **masks)
+
     def _finish(self, x):
         return x if self.final_norm is None else self.final_norm(x)
 
     def get_config(self) -> dict:
-        return super().get_config() | {"num_layers": self.num_layers}
+        return super().get_config() | {"num_layers": self.num_layers, "remat": self.remat}
