@@ -1,6 +1,6 @@
 """What a checkpoint costs training: seconds that training waits for it, over 500 median steps.
 
-    python benchmarks/saving.py --preset small --saves 5
+python benchmarks/saving.py --preset small --saves 5
 """
 
 import statistics

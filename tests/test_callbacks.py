@@ -23,6 +23,7 @@ from keras_transformer.callbacks import (
     Limit,
     ProgressBar,
     Resume,
+    SpikeRollback,
     TensorBoard,
     progress,
     read_curves,
@@ -202,6 +203,31 @@ def test_early_stopping_remembers(model, batches, tmp_path):
         fit(model, batches, [EarlyStopping(Checkpoints(tmp_path), "val_chrf")])
     with pytest.raises(ValueError, match="patience=0"):
         EarlyStopping(Checkpoints(tmp_path), patience=0)
+
+
+def test_a_loss_that_jumps_is_gone_back_from(model, batches, tmp_path):
+    """The embeddings are spoilt before the eighth batch; two batches later the weights are those of the sixth again."""
+    assert len(batches) >= 10
+    seen = {}
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            embeddings = self.model.target_embedding.embeddings
+            if batch == 7:
+                embeddings.assign(50 * embeddings)
+            seen[batch] = [np.array(weight) for weight in self.model.get_weights()]
+
+    checkpoints = Checkpoints(tmp_path, steps=2, keep=9)
+    rollback = SpikeRollback(checkpoints, factor=1.5, every=2, window=3)
+    fit(model, batches, [checkpoints, rollback, Spoil()])
+    (told,) = rollback.rollbacks
+    assert (told["step"], told["to"]) == (8, 6) and told["loss"] > 1.5 * told["median"]
+    for one, other in zip(seen[6], seen[8], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(model.optimizer.iterations) == len(batches) - 2
+    for name, value in {"factor": 1, "every": 0, "window": 0, "most": 0}.items():
+        with pytest.raises(ValueError, match=f"{name}"):
+            SpikeRollback(checkpoints, **{name: value})
 
 
 def test_epoch_broken_off_will_go_on_at_the_batch(model, batches, tmp_path):
