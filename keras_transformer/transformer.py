@@ -280,8 +280,8 @@ class Transformer(keras.Model):
         Keras's own step, on logits, as in every model.
 
         Args:
-            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0, in
-                SkipNonFinite; warmup_steps and scale are the preset's.
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
+                warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
             loss_weights: as keras.Model.compile.
             metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
@@ -301,9 +301,7 @@ class Transformer(keras.Model):
         recipe = get_preset(self.preset or "base")["recipe"]
         if optimizer is None:
             schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
-            optimizer = SkipNonFinite(
-                keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
-            )
+            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
         if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):
