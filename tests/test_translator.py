@@ -149,7 +149,7 @@ def test_save_and_load(tmp_path):
     TRANSLATOR.save(tmp_path / "new" / "translator")
     folder = tmp_path / "new" / "translator"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["translator"]  # nothing left beside it
-    names = ["model.json", "model.weights.h5", "tokenizer.model", "translator.json"]
+    names = ["manifest.json", "model.json", "model.weights.h5", "tokenizer.model", "translator.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     loaded = kt.Translator.load(folder)
     assert loaded.tokenizer == TOKENIZER and loaded.model.get_config() == TRANSLATOR.model.get_config()
