@@ -121,7 +121,7 @@ class EncoderCutOff(Mutant):
 
 class GradientOfRootOfZero(Mutant):
     def logits(self, hidden):
-        return super().logits(hidden) + 0.0 * ops.sqrt(ops.sum(hidden * 0.0, axis=-1, keepdims=True))
+        return super().logits(hidden) * (1.0 + ops.sqrt(ops.sum(hidden * 0.0, axis=-1, keepdims=True)))
 
 
 class OneAheadSmoothing(kt.SmoothedCrossentropy):
