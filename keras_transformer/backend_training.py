@@ -125,25 +125,28 @@ def _run_twice_jax(run, *arguments):
     return jax.checkpoint(run)(*arguments)
 
 
-def _run_twice_torch(run, *arguments):
+def _run_twice_torch(run, trainable, values, *tensors):
     from torch.utils.checkpoint import checkpoint
 
-    return checkpoint(run, *arguments, use_reentrant=False)
+    # A variable is assigned to in place: without copies, the second time would begin with what the first has made of the seeds.
+    values = [value.clone() for value in values]
+    return checkpoint(run, trainable, values, *tensors, use_reentrant=False)
 
 
 def _run_twice_tensorflow(run, trainable, values, *tensors):
     import tensorflow as tf
 
-    updated = []
+    updated, count = [], len(trainable)
 
-    def forward(trainable, *tensors):
-        output, states = run(trainable, values, *tensors)
+    def forward(*tensors):
+        output, states = run(tensors[:count], values, *tensors[count:])
         if not updated:  # the first time; integers that come out would be asked for gradients
             updated.extend(states)
         return output
 
     trainable = [tf.convert_to_tensor(value) for value in trainable]
-    return tf.recompute_grad(forward)(trainable, *tensors), updated
+    values = [tf.identity(value) for value in values]  # as they are before the first time
+    return tf.recompute_grad(forward)(*trainable, *tensors), updated
 
 
 def is_out_of_memory(error):

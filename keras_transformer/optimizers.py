@@ -216,18 +216,20 @@ class SkipNonFinite(keras.optimizers.Optimizer):
             self.build(trainable_variables)
         variables = self._trainable_variables if trainable_variables is None else trainable_variables
         finite = self._count(grads)
-        update_if(
-            finite,
-            lambda: self.inner_optimizer.apply(grads, trainable_variables),
-            [*variables, *self.inner_optimizer.variables],
-        )
+
+        def update():
+            self.inner_optimizer.apply(grads, trainable_variables)
+
+        update_if(finite, update, [*variables, *self.inner_optimizer.variables])
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As ``apply``, for JAX: returns the new trainable and optimizer variables."""
         own = super().variables
         with keras.StatelessScope(state_mapping=list(zip(own, optimizer_variables[: len(own)], strict=True))) as scope:
             finite = self._count(grads)
-        inner = list(optimizer_variables[len(own) :])
+        # LossScaleOptimizer hands on its variables themselves, which no branch may give back.
+        inner = [ops.convert_to_tensor(value) for value in optimizer_variables[len(own) :]]
+        trainable_variables = [ops.convert_to_tensor(value) for value in trainable_variables]
 
         def update():
             new_trainable, new_inner = self.inner_optimizer.stateless_apply(inner, grads, trainable_variables)
