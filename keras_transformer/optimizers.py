@@ -247,13 +247,15 @@ class SkipNonFinite(keras.optimizers.Optimizer):
         bad = 1 - ops.cast(finite, "int32")
         self.batches.assign_add(1)
         self.skipped.assign_add(bad)
-        self.in_a_row.assign(bad * (self.in_a_row + 1))
-        is_longest = self.in_a_row > self.longest
-        self.longest_begin.assign(ops.where(is_longest, self.batches - self.in_a_row + 1, self.longest_begin))
-        self.longest.assign(ops.where(is_longest, self.in_a_row, self.longest))
+        in_a_row = bad * (ops.convert_to_tensor(self.in_a_row) + 1)
+        longest = ops.convert_to_tensor(self.longest)
+        begin = ops.convert_to_tensor(self.batches) - in_a_row + 1
+        self.longest_begin.assign(ops.where(in_a_row > longest, begin, ops.convert_to_tensor(self.longest_begin)))
+        self.longest.assign(ops.maximum(in_a_row, longest))
+        self.in_a_row.assign(in_a_row)
         first_bad = ops.cast(ops.argmax(ops.cast(ops.logical_not(ops.isfinite(squares)), "int32")), "int32")
-        self.first_bad.assign(ops.where(finite, self.first_bad, first_bad))
-        self.gradient_norm.assign(ops.where(finite, norm, self.gradient_norm))
+        self.first_bad.assign(ops.where(finite, ops.convert_to_tensor(self.first_bad), first_bad))
+        self.gradient_norm.assign(ops.where(finite, norm, ops.convert_to_tensor(self.gradient_norm)))
         return finite
 
     @property
