@@ -25,7 +25,7 @@ def _is_command_line():
 
 if not _is_command_line():
     check_backend()
-    from keras_transformer import callbacks, decoding, export, layers
+    from keras_transformer import callbacks, decoding, export, layers, testing
     from keras_transformer.artifacts import ArtifactError
     from keras_transformer.evaluation import bleu
     from keras_transformer.losses import SmoothedCrossentropy

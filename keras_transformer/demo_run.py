@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -20,7 +21,7 @@ from keras_transformer.decoding.search import GreedySearch
 from keras_transformer.export.saved_model import GRAPH_FILE
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.text.batches import Batches
-from keras_transformer.text.demo import demo_corpus, dictionary_baseline
+from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer
 from keras_transformer.translator import FORMAT_FILE, Translator
@@ -33,7 +34,7 @@ PEAK, WARMUP_STEPS = 5e-3, 300
 EPOCHS = 4
 
 
-def train_demo(seed=1, epochs=EPOCHS, corpus=None):
+def train_demo(seed: int = 1, epochs: int = EPOCHS, corpus: DemoCorpus | None = None) -> Translator:
     """Trains the demo's model and returns its Translator.
 
     Args:
@@ -61,7 +62,7 @@ def train_demo(seed=1, epochs=EPOCHS, corpus=None):
     return Translator(model, tokenizer)
 
 
-def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
+def run_demo(folder: str | Path, seed: int = 1, echo: Callable[[str], object] = print, epochs: int = EPOCHS) -> float:
     """Trains, prints held-out sentences with translations, ``exact_match=`` and the dictionary's figure, exports and checks.
 
     Args:
@@ -103,7 +104,7 @@ def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
     return exact_match
 
 
-def _share(translations, references):
+def _share(translations: list[str], references: list[str]) -> float:
     return float(np.mean([one == other for one, other in zip(translations, references, strict=True)]))
 
 
@@ -119,7 +120,7 @@ print(json.dumps(ids.tolist()))
 """
 
 
-def check_answers(translator, folder, texts):
+def check_answers(translator: Translator, folder: str | Path, texts: list[str]) -> None:
     """Raises unless TensorFlow alone, in a process of its own, gives the ids that greedy search in Python gives.
 
     Raises:

@@ -695,3 +695,18 @@ def test_impossible_numbers_are_refused(name, value):
 def test_sizes_of_numpy_become_plain():
     config = kt.Transformer(np.int64(20), d_model=np.int64(8), num_heads=2, num_layers=1).get_config()
     assert type(config["d_model"]) is type(config["vocabulary_size"]) is int
+
+
+def test_the_first_step_is_traced_once():
+    """TensorFlow traces again where a step makes variables: the optimizer's are there before."""
+    traced = []
+
+    class Counted(kt.Transformer):
+        def train_step(self, *args):
+            traced.append(True)
+            return super().train_step(*args)
+
+    model = Counted(V, **SIZES)
+    model.compile()
+    model.train_on_batch(INPUTS, LABELS)
+    assert len(traced) == 1

@@ -12,12 +12,12 @@ class LearningRate(keras.callbacks.Callback):
         model.fit(train, callbacks=[kt.callbacks.LearningRate()]).history["learning_rate"]
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = last_rate(self.model.optimizer)
 
 
-def last_rate(optimizer):
+def last_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """The rate of the last update; an optimizer itself tells that of the next."""
     iterations = optimizer.iterations
     if not isinstance(

@@ -1,4 +1,4 @@
-"""The command line: ``keras-transformer demo | train | average | translate | evaluate | export | doctor``, a file each.
+"""The command line, ``keras-transformer COMMAND``: a file a command.
 
 Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend; so ``--help`` answers at once.
 """
@@ -9,6 +9,8 @@ import click
 
 from keras_transformer._version import __version__
 from keras_transformer.cli.average import average
+from keras_transformer.cli.certify import certify
+from keras_transformer.cli.check import check
 from keras_transformer.cli.demo import demo
 from keras_transformer.cli.doctor import doctor
 from keras_transformer.cli.evaluate import evaluate
@@ -39,5 +41,5 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, average, translate, evaluate, export, doctor):
+for _command in (demo, train, average, translate, evaluate, export, certify, check, doctor):
     main.add_command(_command)

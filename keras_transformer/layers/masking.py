@@ -8,7 +8,7 @@ residual additions (Vaswani et al. 2017, section 3.2.3, has the reason for both 
 from keras import ops
 
 
-def padding_mask(ids, pad_id=0):
+def padding_mask(ids, pad_id: int = 0):
     """Which key positions hold a token.
 
     Args:
