@@ -251,12 +251,11 @@ class Run:
             *([] if patience is None else [EarlyStopping(checkpoints, monitor, patience)]),
             Limit(minutes, updates),
         ]
-        with FolderLock(self.folder), Interruption(self.file) as interruption:
+        with FolderLock(self.folder), Interruption(checkpoints.save, self.file) as interruption:
             try:
                 self._fit(epochs, [*callbacks, interruption])
                 self.epoch, self.history = checkpoints.epoch, checkpoints.history
             except Interrupted:
-                checkpoints.save()
                 checkpoints.wait()
                 self.epoch = checkpoints.epoch
                 self._save_translator_if_missing()

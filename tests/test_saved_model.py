@@ -114,7 +114,7 @@ def test_a_failed_export_leaves_nothing_and_says_why(tmp_path, monkeypatch):
     before.mkdir()
     (before / "saved_model.pb").write_text("an earlier export")
     for folder in (tmp_path / "new", before):
-        with pytest.raises(ValueError, match="does not answer|ValueError: .* holds no model: model.json is missing"):
+        with pytest.raises(ValueError, match="does not answer|ArtifactError: .* holds no model: model.json is missing"):
             export_saved_model(MODEL, None, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (before / "saved_model.pb").read_text() == "an earlier export"

@@ -219,9 +219,19 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_a_later_format_is_refused(tmp_path):
     TRANSLATOR.save(tmp_path / "translator")
-    (tmp_path / "translator" / "translator.json").write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(ValueError, match="format version 2; this release reads 1"):
+    (tmp_path / "translator" / "translator.json").write_text(json.dumps({"format_version": 3}))
+    with pytest.raises(ValueError, match="format version 3; this release reads 1 and 2"):
         kt.Translator.load(tmp_path / "translator")
+
+
+def test_the_format_before_has_no_manifest_and_loads(tmp_path):
+    folder = tmp_path / "translator"
+    TRANSLATOR.save(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(kt.ArtifactError, match="manifest.json is missing"):  # this format has one
+        kt.Translator.load(folder)
+    (folder / "translator.json").write_text(json.dumps({"format_version": 1}))
+    assert kt.Translator.load(folder).tokenizer == TOKENIZER
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])

@@ -56,15 +56,15 @@ def test_disk_faults_lose_nothing(tmp_path, figure):
 
 
 @pytest.fixture(scope="module")
-def model():
-    model = kt.Transformer(300, **SIZES, dropout=0.1, seed=1)
-    model.compile()
-    return model
+def tokenizer():
+    return kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
+def model(tokenizer):
+    model = kt.Transformer(tokenizer.vocabulary_size, **SIZES, dropout=0.1, seed=1)
+    model.compile()
+    return model
 
 
 def make_checkpoint(folder, model, tokenizer):
