@@ -11,7 +11,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
+from keras_transformer.backend import apart, keep_freed_memory, keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
@@ -237,9 +237,22 @@ class Transformer(keras.Model):
 
     def decode_step(self, target, cache, step, source_mask):
         """Logits (B W, V) of the token after ``target`` (B W,), which stands at position ``step``; and the new cache."""
-        x = self._embed(self.target_embedding, target[:, None], start=step)  # (B W, 1, D)
+        logits, cache = self.decode_block(target[:, None], cache, step, source_mask)
+        return logits[:, 0], cache
+
+    def decode_block(self, target, cache, step, source_mask):
+        """As decode_step for T tokens at once, of one hypothesis a sentence: (B, T) -> (B, T, V), and the new cache."""
+        x = self._embed(self.target_embedding, target, start=step)  # (B W, T, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
-        return self.logits(x)[:, 0], cache
+        return self.logits(apart(x)), cache
+
+    def reorder_cache(self, cache, parents):
+        """The cache after hypothesis w of each sentence has become a child of hypothesis parents[:, w], (B, W)."""
+        return self.decoder.reorder_cache(cache, parents)
+
+    def grow_cache(self, cache, max_length):
+        """The cache with room for ``max_length`` positions."""
+        return self.decoder.grow_cache(cache, max_length)
 
     def logits(self, hidden):
         """Decoder output (B, T, D) -> float32 logits (B, T, V)."""

@@ -39,12 +39,18 @@ class TableModel:
         return ops.sum(source, axis=1, keepdims=True)  # (B, 1)
 
     def init_cache(self, encoder_output, beam_size, max_length):
-        return [{"self": {"history": ops.repeat(encoder_output, beam_size, axis=0)}, "encoder": {}}]
+        return {"history": ops.repeat(encoder_output, beam_size, axis=1)}  # (B, W)
 
     def decode_step(self, tokens, cache, step, source_mask):
-        history = self.next_history(cache[0]["self"]["history"], tokens[:, None])
-        logits = ops.take(ops.convert_to_tensor(self.table), history[:, 0] % len(self.table), axis=0)
-        return logits, [{"self": {"history": history}, "encoder": {}}]
+        history = self.next_history(cache["history"], ops.reshape(tokens, ops.shape(cache["history"])))
+        rows = ops.reshape(history, (-1,)) % len(self.table)
+        return ops.take(ops.convert_to_tensor(self.table), rows, axis=0), {"history": history}
+
+    def reorder_cache(self, cache, parents):
+        return {"history": ops.take_along_axis(cache["history"], parents, axis=1)}
+
+    def grow_cache(self, cache, max_length):
+        return cache
 
     @staticmethod
     def next_history(history, token):

@@ -7,6 +7,7 @@ they differ only in where attention takes its keys and values from. Vaswani et a
 import keras
 from keras import ops
 
+from keras_transformer.backend import write_slice
 from keras_transformer.layers.attention import CrossAttention, SelfAttention
 from keras_transformer.layers.masking import causal_mask
 from keras_transformer.layers.stack import _Stack, _TransformerLayer
@@ -89,21 +90,25 @@ class DecoderLayer(_TransformerLayer):
 
     def init_cache(self, encoder_output, beam_size, max_length):
         """What decoding keeps: {"self": keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
-        rows = ops.shape(encoder_output)[0] * beam_size
         return {
-            "self": self.self_attention.init_cache(rows, max_length),
+            "self": self.self_attention.init_cache(ops.shape(encoder_output)[0], beam_size, max_length),
             "encoder": self.cross_attention.init_cache(encoder_output),
         }
 
-    def step(self, x, cache, step, encoder_mask=None):
-        """x (B W, 1, D) at position ``step``. Returns ((B W, 1, D), the cache with this position filled in)."""
-        updated = {"encoder": cache["encoder"]}
+    def step(self, x, cache, step, visible, encoder_mask=None):
+        """x (B W, T, D) at position ``step``. Returns ((B W, T, D), the cache with these positions filled in).
+
+        A cache with an entry "scores" gets this step's attention to the encoder's output there, (B, H, W T, S).
+        """
+        updated = dict(cache)
 
         def attend_to_self(y):
-            attended, updated["self"] = self.self_attention.step(y, cache["self"], step)
+            attended, updated["self"] = self.self_attention.step(y, cache["self"], step, visible)
             return attended
 
         def attend_to_encoder(y):
+            if "scores" in cache:
+                updated["scores"] = self.cross_attention.step_scores(y, cache["encoder"], encoder_mask)
             return self.cross_attention.step(y, cache["encoder"], attention_mask=encoder_mask)
 
         return self._body(x, attend_to_self, attend_to_encoder), updated
@@ -150,13 +155,63 @@ class Decoder(_Stack):
         return x_shape
 
     def init_cache(self, encoder_output, beam_size=1, max_length=128):
-        """The caches of all layers for W = beam_size hypotheses a sentence and at most max_length positions."""
-        return [layer.init_cache(encoder_output, beam_size, max_length) for layer in self.layers]
+        """What cached decoding keeps for W = beam_size hypotheses a sentence and at most L = max_length positions.
+
+        {"layers": a cache for each layer, "slots": (B, W, L)}. A hypothesis does not carry its keys and values along when the
+        beam is reordered: they stay where they were written, and ``slots`` says in which of the W slots of a position its
+        ancestor wrote, -1 where there is none yet. Every entry has the sentences on its first axis.
+        """
+        layers = [layer.init_cache(encoder_output, beam_size, max_length) for layer in self.layers]
+        slots = ops.full((ops.shape(encoder_output)[0], beam_size, max_length), -1, dtype="int32")
+        return {"layers": layers, "slots": slots}
 
     def step(self, x, cache, step, encoder_mask=None):
-        """One position of every hypothesis: x (B W, 1, D) -> ((B W, 1, D), updated caches)."""
+        """The next position of every hypothesis: x (B W, T, D) -> ((B W, T, D), updated cache).
+
+        T is 1, but with one hypothesis a sentence it may be more: then each position sees those before it.
+        """
+        batch, width, length = ops.shape(cache["slots"])[0], cache["slots"].shape[1], x.shape[1]
+        own = ops.broadcast_to(ops.arange(width, dtype="int32")[None, :, None], (batch, width, length))
+        slots = write_slice(cache["slots"], own, step, axis=2)
+        visible = _visible_slots(slots, step, length)
         updated = []
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer.step(x, layer_cache, step, encoder_mask)
+        for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
+            x, layer_cache = layer.step(x, layer_cache, step, visible, encoder_mask)
             updated.append(layer_cache)
-        return self._finish(x), updated
+        return self._finish(x), {"layers": updated, "slots": slots}
+
+    def reorder_cache(self, cache, parents):
+        """The cache after hypothesis w of each sentence has become a child of parents[:, w], (B, W). Copies no key or value."""
+        return cache | {"slots": ops.take_along_axis(cache["slots"], parents[:, :, None], axis=1)}
+
+    def grow_cache(self, cache, max_length):
+        """The cache with room for ``max_length`` positions."""
+        width, more = cache["slots"].shape[1], max_length - ops.shape(cache["slots"])[2]
+        layers = [
+            layer
+            | {
+                "self": {
+                    "key": _longer(layer["self"]["key"], more * width, axis=3),
+                    "value": _longer(layer["self"]["value"], more * width, axis=2),
+                }
+            }
+            for layer in cache["layers"]
+        ]
+        return {"layers": layers, "slots": _longer(cache["slots"], more, axis=2, fill=-1)}
+
+
+def _longer(x, more, axis, fill=0):
+    shape = [more if index == axis else size for index, size in enumerate(ops.shape(x))]
+    return ops.concatenate([x, ops.full(shape, fill, dtype=x.dtype)], axis=axis)
+
+
+def _visible_slots(slots, step, length):
+    """Which of the L W slots each of W T queries descends from: slots (B, W, L) -> (B, 1, W T, L W) boolean."""
+    batch, width, positions = ops.shape(slots)[0], slots.shape[1], ops.shape(slots)[2]
+    visible = slots[..., None] == ops.arange(width, dtype="int32")  # (B, W, L, W)
+    visible = ops.reshape(visible, (batch, 1, width, positions * width))
+    if length == 1:
+        return visible
+    # W = 1: query t stands at step + t and sees nothing behind it.
+    seen = ops.arange(positions, dtype="int32")[None] <= step + ops.arange(length, dtype="int32")[:, None]  # (T, L)
+    return ops.logical_and(visible, seen)
