@@ -231,6 +231,17 @@ class Transformer(keras.Model):
         x = self._embed(self.source_embedding, source, training=training)
         return self.encoder(x, attention_mask=source_mask, training=training)
 
+    def with_scores(self, source, target):
+        """Logits (B, T, V) as ``call`` gives them without dropout, and what each layer attends to.
+
+        Returns (logits, {"encoder": [(B, H, S, S)], "decoder": [(B, H, T, T)], "cross": [(B, H, T, S)]}), a tensor a layer.
+        """
+        source_mask = padding_mask(source, self.pad_id)
+        encoded, encoder = self.encoder.with_scores(self._embed(self.source_embedding, source), source_mask)
+        x = self._embed(self.target_embedding, target)
+        x, decoder, cross = self.decoder.with_scores(x, encoded, source_mask)
+        return self.logits(x), {"encoder": encoder, "decoder": decoder, "cross": cross}
+
     def init_cache(self, encoder_output, beam_size, max_length):
         """What cached decoding keeps for W hypotheses of each sentence and max_length positions."""
         return self.decoder.init_cache(encoder_output, beam_size, max_length)

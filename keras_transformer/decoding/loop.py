@@ -51,12 +51,13 @@ class Search:
         self._next_in_more_room = compiled(self._grow_and_go_on, model)
         self._shrink = compiled(self._take, model)
 
-    def __call__(self, source, prefix=None):
+    def __call__(self, source, prefix=None, keys=None):
         """Searches and checks; see the class for the result.
 
         Args:
             source: (B, S) integer ids, each row ended by eos and filled up with pad.
             prefix: (B, P) ids that the translations begin with, rows filled up with pad; None for none.
+            keys: (B,) integers that name the sentences for a search that draws; None for their places.
 
         Returns:
             NumPy ids (B, N, L) int32 and scores (B, N) float32, best first.
@@ -65,7 +66,7 @@ class Search:
             ValueError: the model's logits are not finite, or a prefix leaves no room for a translation.
         """
         source = np.asarray(source)
-        inputs = {"source": source} | self._inputs(source)
+        inputs = {"source": source} | self._inputs(source, range(len(source)) if keys is None else keys)
         if prefix is not None:
             inputs["prefix"] = self._checked_prefix(source, np.asarray(prefix))
         tensors = {name: ops.convert_to_tensor(x, dtype=self._dtype(x)) for name, x in inputs.items()}
@@ -77,8 +78,8 @@ class Search:
     def _dtype(x):
         return "float32" if x.dtype.kind == "f" else "int32"
 
-    def _inputs(self, source):
-        """What the search takes beside the source, {name: array with the sentences first}."""
+    def _inputs(self, source, keys):
+        """What the search takes beside the source, {name: array with the sentences first}; keys as in __call__."""
         return {}
 
     def _checked_prefix(self, source, prefix):
@@ -230,7 +231,9 @@ class Search:
         grown = {"cache": self.model.grow_cache(state["cache"], room)}
         for name in self._ids:
             batch, width, _ = ops.shape(state[name])
-            grown[name] = ops.concatenate([state[name], ops.full((batch, width, more), self.model.pad_id, "int32")], axis=2)
+            grown[name] = ops.concatenate(
+                [state[name], ops.full((batch, width, more), self.model.pad_id, "int32")], axis=2
+            )
         return state | grown
 
     def _take(self, state, rows):

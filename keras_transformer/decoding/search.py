@@ -152,7 +152,9 @@ class BeamSearch(_Ranked):
         self.n_best = n_best
 
     def _begin(self, state):
-        only_one = ops.where(ops.arange(self.beam_size) == 0, 0.0, IMPOSSIBLE)  # equal hypotheses would only repeat each other
+        only_one = ops.where(
+            ops.arange(self.beam_size) == 0, 0.0, IMPOSSIBLE
+        )  # equal hypotheses would only repeat each other
         return state | {
             "scores": state["scores"] + only_one,
             "finished_ids": state["ids"],

@@ -85,6 +85,20 @@ class DecoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
+    def with_scores(self, x, encoder_output, encoder_mask=None):
+        """What ``call`` gives without dropout, and the attention weights: to itself (B, H, T, T), to the encoder (B, H, T, S)."""
+        mask, scores = causal_mask(ops.shape(x)[1]), []
+
+        def attend_to_self(y):
+            scores.append(self.self_attention.attention_scores(y, mask))
+            return self.self_attention(y, attention_mask=mask)
+
+        def attend_to_encoder(y):
+            scores.append(self.cross_attention.attention_scores(y, encoder_output, encoder_mask))
+            return self.cross_attention(y, encoder_output, attention_mask=encoder_mask)
+
+        return self._body(x, attend_to_self, attend_to_encoder), *scores
+
     def compute_output_shape(self, x_shape, encoder_output_shape):
         return x_shape
 
@@ -154,6 +168,15 @@ class Decoder(_Stack):
     def compute_output_shape(self, x_shape, encoder_output_shape):
         return x_shape
 
+    def with_scores(self, x, encoder_output, encoder_mask=None):
+        """What ``call`` gives without dropout, and two lists of each layer's weights, (B, H, T, T) and (B, H, T, S)."""
+        to_self, to_encoder = [], []
+        for layer in self.layers:
+            x, self_scores, encoder_scores = layer.with_scores(x, encoder_output, encoder_mask)
+            to_self.append(self_scores)
+            to_encoder.append(encoder_scores)
+        return self._finish(x), to_self, to_encoder
+
     def init_cache(self, encoder_output, beam_size=1, max_length=128):
         """What cached decoding keeps for W = beam_size hypotheses a sentence and at most L = max_length positions.
 
@@ -210,8 +233,6 @@ def _visible_slots(slots, step, length):
     batch, width, positions = ops.shape(slots)[0], slots.shape[1], ops.shape(slots)[2]
     visible = slots[..., None] == ops.arange(width, dtype="int32")  # (B, W, L, W)
     visible = ops.reshape(visible, (batch, 1, width, positions * width))
-    if length == 1:
-        return visible
-    # W = 1: query t stands at step + t and sees nothing behind it.
-    seen = ops.arange(positions, dtype="int32")[None] <= step + ops.arange(length, dtype="int32")[:, None]  # (T, L)
-    return ops.logical_and(visible, seen)
+    # Query t stands at step + t and sees nothing behind it. Something may stand there: what was drafted and not accepted.
+    places = ops.repeat(ops.arange(positions, dtype="int32"), width)  # (L W,)
+    return ops.logical_and(visible, places <= step + ops.arange(length, dtype="int32")[:, None])
