@@ -45,7 +45,9 @@ def test_where_nothing_may_come_the_translation_ends():
 
 def test_a_repetition_costs_whatever_the_sign():
     changed = as_numpy(
-        Rules(repetition_penalty=2.0).change_logits(ops.convert_to_tensor(LOGITS), ops.convert_to_tensor(IDS[:, :, :4]), 4)
+        Rules(repetition_penalty=2.0).change_logits(
+            ops.convert_to_tensor(LOGITS), ops.convert_to_tensor(IDS[:, :, :4]), 4
+        )
     )
     expected = LOGITS.copy()
     expected[0, 0, 4], expected[0, 0, 5] = 1, -1
