@@ -298,6 +298,13 @@ def write_slice(x, values, start, axis):
     return ops.slice_update(x, [start if index == axis else 0 for index in range(len(x.shape))], values)
 
 
+def written_part(x, end, axis):
+    """``x`` up to ``end`` along ``axis``, where that is a view: on PyTorch's CPU; elsewhere ``x``, whose rest must be masked."""
+    if keras.backend.backend() != "torch" or x.device.type != "cpu":
+        return x
+    return x.narrow(axis, 0, int(end))
+
+
 def compiled(function, model):
     """``function`` of tensors, which uses the weights of ``model``, compiled without gradients where that gains.
 

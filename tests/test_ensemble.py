@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from test_search import BOS, MODEL, SOURCE, log_softmax, tiny_model, tokens_of, uncached
 
-from keras_transformer.decoding import BeamSearch, Ensemble, ForcedDecoding
+from keras_transformer.decoding import BeamSearch, Ensemble, ForcedDecoding, Rules
 
 
 def test_scores_are_of_the_mean_probability():
@@ -22,5 +22,7 @@ def test_scores_are_of_the_mean_probability():
 def test_foreign_vocabularies_are_refused():
     with pytest.raises(ValueError, match=r"vocabulary_size of \[7, 8\]"):
         Ensemble([MODEL, tiny_model(vocabulary_size=8)])
+    with pytest.raises(ValueError, match="coverage_penalty needs the attention of a single Transformer"):
+        BeamSearch(Ensemble([MODEL]), 2, rules=Rules(coverage_penalty=0.1))
     with pytest.raises(ValueError, match="at least one model"):
         Ensemble([])

@@ -426,7 +426,7 @@ def test_a_prefix_is_kept_and_gone_on_from():
     prefix = np.array([[5, 6], [4, PAD], [PAD, PAD]])
     ids, scores = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE, prefix)
     assert ids[0, :, :2].tolist() == [[5, 6]] * 2 and ids[1, :, 0].tolist() == [4] * 2
-    free_ids, free_scores = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE)
+    free_ids, _ = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE)
     np.testing.assert_array_equal(ids[2], free_ids[2])
     target = np.pad(ids[:, 0, :-1], ((0, 0), (1, 0)), constant_values=BOS)
     table = log_softmax(uncached(MODEL, SOURCE, target))

@@ -43,6 +43,8 @@ class Search:
         self.rules = Rules() if rules is None else rules
         if not isinstance(self.rules, Rules):
             raise ValueError(f"rules must be a decoding.Rules. Received: {rules!r}.")
+        if self.rules.coverage_penalty and not hasattr(model, "num_heads"):
+            raise ValueError("coverage_penalty needs the attention of a single Transformer. Received an ensemble.")
         for phrase in self.rules.banned:
             if max(phrase) >= model.vocabulary_size:
                 raise ValueError(f"banned holds id {max(phrase)}; the vocabulary ends at {model.vocabulary_size - 1}.")

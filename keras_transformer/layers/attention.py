@@ -13,7 +13,7 @@ Within each block of D columns, head h owns columns h K to (h + 1) K. This layou
 import keras
 from keras import ops
 
-from keras_transformer.backend import fused_attention, small_product, write_slice
+from keras_transformer.backend import fused_attention, small_product, write_slice, written_part
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
 from keras_transformer.layers.projection import Projection
@@ -191,7 +191,9 @@ class SelfAttention(_MultiHeadAttention):
             "key": write_slice(cache["key"], ops.transpose(key, (0, 1, 3, 2)), start, axis=3),
             "value": write_slice(cache["value"], value, start, axis=2),
         }
-        attended = _attend_step(query * query.shape[-1] ** -0.5, cache, visible)
+        end = start + length * width
+        written = {"key": written_part(cache["key"], end, axis=3), "value": written_part(cache["value"], end, axis=2)}
+        attended = _attend_step(query * query.shape[-1] ** -0.5, written, written_part(visible, end, axis=3))
         return ops.reshape(self.output_projection(self._merge(attended)), (rows, length, self.d_model)), cache
 
 

@@ -122,7 +122,8 @@ class DecoderLayer(_TransformerLayer):
 
         def attend_to_encoder(y):
             if "scores" in cache:
-                updated["scores"] = self.cross_attention.step_scores(y, cache["encoder"], encoder_mask)
+                scores = self.cross_attention.step_scores(y, cache["encoder"], encoder_mask)
+                updated["scores"] = ops.reshape(scores, ops.shape(cache["scores"]))  # says W where a graph has lost it
             return self.cross_attention.step(y, cache["encoder"], attention_mask=encoder_mask)
 
         return self._body(x, attend_to_self, attend_to_encoder), updated
@@ -193,9 +194,11 @@ class Decoder(_Stack):
 
         T is 1, but with one hypothesis a sentence it may be more: then each position sees those before it.
         """
-        batch, width, length = ops.shape(cache["slots"])[0], cache["slots"].shape[1], x.shape[1]
-        own = ops.broadcast_to(ops.arange(width, dtype="int32")[None, :, None], (batch, width, length))
-        slots = write_slice(cache["slots"], own, step, axis=2)
+        slots, length = cache["slots"], x.shape[1]
+        batch, width = ops.shape(slots)[0], slots.shape[1]
+        if width > 1:
+            own = ops.broadcast_to(ops.arange(width, dtype="int32")[None, :, None], (batch, width, length))
+            slots = write_slice(slots, own, step, axis=2)
         visible = _visible_slots(slots, step, length)
         updated = []
         for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
@@ -229,10 +232,12 @@ def _longer(x, more, axis, fill=0):
 
 
 def _visible_slots(slots, step, length):
-    """Which of the L W slots each of W T queries descends from: slots (B, W, L) -> (B, 1, W T, L W) boolean."""
+    """Which of the L W slots each of W T queries descends from: slots (B, W, L) -> (B or 1, 1, W T, L W) boolean."""
     batch, width, positions = ops.shape(slots)[0], slots.shape[1], ops.shape(slots)[2]
-    visible = slots[..., None] == ops.arange(width, dtype="int32")  # (B, W, L, W)
-    visible = ops.reshape(visible, (batch, 1, width, positions * width))
     # Query t stands at step + t and sees nothing behind it. Something may stand there: what was drafted and not accepted.
     places = ops.repeat(ops.arange(positions, dtype="int32"), width)  # (L W,)
-    return ops.logical_and(visible, places <= step + ops.arange(length, dtype="int32")[:, None])
+    seen = places <= step + ops.arange(length, dtype="int32")[:, None]  # (T, L W)
+    if width == 1:
+        return seen[None, None]
+    visible = slots[..., None] == ops.arange(width, dtype="int32")  # (B, W, L, W)
+    return ops.logical_and(ops.reshape(visible, (batch, 1, width, positions * width)), seen)
