@@ -4,6 +4,8 @@ Training sees all target positions at once, cached decoding one at a time. Both 
 they differ only in where attention takes its keys and values from. Vaswani et al. 2017, section 3.1.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -27,7 +29,7 @@ class DecoderLayer(_TransformerLayer):
         norm: "post" (the paper) or "pre".
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
-        residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see residual.py.
         seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:
@@ -49,7 +51,7 @@ class DecoderLayer(_TransformerLayer):
     Reference: Vaswani et al. 2017, section 3.1, figure 1 (right).
     """
 
-    def __init__(self, d_model, num_heads, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, **kwargs):
         super().__init__(d_model, num_heads, **kwargs)
         self.self_attention = self._attention(SelfAttention, "self_attention")
         self.self_attention_residual = self._residual("self_attention_residual")
@@ -58,7 +60,7 @@ class DecoderLayer(_TransformerLayer):
         self.feed_forward = self._feed_forward()
         self.feed_forward_residual = self._residual("feed_forward_residual")
 
-    def build(self, x_shape, encoder_output_shape):
+    def build(self, x_shape: tuple, encoder_output_shape: tuple) -> None:
         self.self_attention.build(x_shape)
         self.self_attention_residual.build(x_shape)
         self.cross_attention.build(x_shape, encoder_output_shape)
@@ -66,7 +68,7 @@ class DecoderLayer(_TransformerLayer):
         self.feed_forward.build(x_shape)
         self.feed_forward_residual.build(x_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, training=None):
+    def call(self, x, encoder_output, encoder_mask=None, training: bool | None = None):
         mask = causal_mask(ops.shape(x)[1])
         return self._body(
             x,
@@ -75,7 +77,7 @@ class DecoderLayer(_TransformerLayer):
             training,
         )
 
-    def _body(self, x, attend_to_self, attend_to_encoder, training=False):
+    def _body(self, x, attend_to_self: Callable, attend_to_encoder: Callable, training: bool | None = False):
         # 1. self-attention
         x = self.self_attention_residual(x, sublayer=attend_to_self, training=training)
         # 2. attention to the encoder's output
@@ -85,7 +87,7 @@ class DecoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
-    def with_scores(self, x, encoder_output, encoder_mask=None):
+    def with_scores(self, x, encoder_output, encoder_mask=None) -> tuple:
         """What ``call`` gives without dropout, and the attention weights: to itself (B, H, T, T), to the encoder (B, H, T, S)."""
         mask, scores = causal_mask(ops.shape(x)[1]), []
 
@@ -99,17 +101,17 @@ class DecoderLayer(_TransformerLayer):
 
         return self._body(x, attend_to_self, attend_to_encoder), *scores
 
-    def compute_output_shape(self, x_shape, encoder_output_shape):
+    def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
-    def init_cache(self, encoder_output, beam_size, max_length):
+    def init_cache(self, encoder_output, beam_size: int, max_length) -> dict:
         """What decoding keeps: {"self": keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
         return {
             "self": self.self_attention.init_cache(ops.shape(encoder_output)[0], beam_size, max_length),
             "encoder": self.cross_attention.init_cache(encoder_output),
         }
 
-    def step(self, x, cache, step, visible, encoder_mask=None):
+    def step(self, x, cache: dict, step, visible, encoder_mask=None) -> tuple:
         """x (B W, T, D) at position ``step``. Returns ((B W, T, D), the cache with these positions filled in).
 
         A cache with an entry "scores" gets this step's attention to the encoder's output there, (B, H, W T, S).
@@ -136,6 +138,8 @@ class Decoder(_Stack):
     Args:
         num_layers: how many.
         d_model, num_heads, seed and all further arguments: as DecoderLayer.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         x: (B, T, D).
@@ -158,18 +162,18 @@ class Decoder(_Stack):
 
     _layer_class = DecoderLayer
 
-    def build(self, x_shape, encoder_output_shape):
+    def build(self, x_shape: tuple, encoder_output_shape: tuple) -> None:
         self._build(x_shape, encoder_output_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, training=None):
+    def call(self, x, encoder_output, encoder_mask=None, training: bool | None = None):
         for layer in self.layers:
-            x = layer(x, encoder_output, encoder_mask=encoder_mask, training=training)
+            x = self._call_layer(layer, x, encoder_output, encoder_mask=encoder_mask, training=training)
         return self._finish(x)
 
-    def compute_output_shape(self, x_shape, encoder_output_shape):
+    def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
-    def with_scores(self, x, encoder_output, encoder_mask=None):
+    def with_scores(self, x, encoder_output, encoder_mask=None) -> tuple:
         """What ``call`` gives without dropout, and two lists of each layer's weights, (B, H, T, T) and (B, H, T, S)."""
         to_self, to_encoder = [], []
         for layer in self.layers:
@@ -178,7 +182,7 @@ class Decoder(_Stack):
             to_encoder.append(encoder_scores)
         return self._finish(x), to_self, to_encoder
 
-    def init_cache(self, encoder_output, beam_size=1, max_length=128):
+    def init_cache(self, encoder_output, beam_size: int = 1, max_length=128) -> dict:
         """What cached decoding keeps for W = beam_size hypotheses a sentence and at most L = max_length positions.
 
         {"layers": a cache for each layer, "slots": (B, W, L)}. A hypothesis does not carry its keys and values along when the
@@ -189,7 +193,7 @@ class Decoder(_Stack):
         slots = ops.full((ops.shape(encoder_output)[0], beam_size, max_length), -1, dtype="int32")
         return {"layers": layers, "slots": slots}
 
-    def step(self, x, cache, step, encoder_mask=None):
+    def step(self, x, cache: dict, step, encoder_mask=None) -> tuple:
         """The next position of every hypothesis: x (B W, T, D) -> ((B W, T, D), updated cache).
 
         T is 1, but with one hypothesis a sentence it may be more: then each position sees those before it.
@@ -206,11 +210,11 @@ class Decoder(_Stack):
             updated.append(layer_cache)
         return self._finish(x), {"layers": updated, "slots": slots}
 
-    def reorder_cache(self, cache, parents):
+    def reorder_cache(self, cache, parents) -> dict:
         """The cache after hypothesis w of each sentence has become a child of parents[:, w], (B, W). Copies no key or value."""
         return cache | {"slots": ops.take_along_axis(cache["slots"], parents[:, :, None], axis=1)}
 
-    def grow_cache(self, cache, max_length):
+    def grow_cache(self, cache, max_length) -> dict:
         """The cache with room for ``max_length`` positions."""
         width, more = cache["slots"].shape[1], max_length - ops.shape(cache["slots"])[2]
         layers = [
