@@ -17,7 +17,7 @@ TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
-	bench-train bench-loss bench-start bench-length bench-fit
+	bench-train bench-loss bench-start bench-length bench-fit bench-decode
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -88,6 +88,10 @@ bench-length: .venv-bench/ready
 
 bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
+
+bench-decode: .venv-bench/ready
+	$(BENCH)/decode.py --json build/decode.json
+	$(BENCH)/decode.py --only ours --lengths 64,256 --json build/decode-length.json
 
 # The peers, from their packages. JoeyNMT asks for an old protobuf that TensorFlow cannot use and does not need it to train.
 .venv-bench/ready: pyproject.toml constraints.txt benchmarks/requirements.txt

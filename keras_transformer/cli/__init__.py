@@ -15,6 +15,7 @@ from keras_transformer.cli.demo import demo
 from keras_transformer.cli.doctor import doctor
 from keras_transformer.cli.evaluate import evaluate
 from keras_transformer.cli.export import export
+from keras_transformer.cli.score import score
 from keras_transformer.cli.train import train
 from keras_transformer.cli.translate import translate
 
@@ -41,5 +42,5 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, average, translate, evaluate, export, certify, check, doctor):
+for _command in (demo, train, average, translate, score, evaluate, export, certify, check, doctor):
     main.add_command(_command)
