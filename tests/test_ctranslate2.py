@@ -8,12 +8,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from exported_models import KINDS, TOKENIZER, make_model, make_sources
 
 import keras_transformer as kt
-from exported_models import KINDS, TOKENIZER, make_model, make_sources
 from keras_transformer.decoding import BeamSearch, GreedySearch
-from keras_transformer.export import export_ctranslate2, verify_export
 from keras_transformer.export import ctranslate2 as module
+from keras_transformer.export import export_ctranslate2, verify_export
 from keras_transformer.presets import PRESETS
 
 ctranslate2 = pytest.importorskip("ctranslate2")

@@ -43,7 +43,7 @@ def write_card(folder, model, kind, use, facts):
     'Apache-2.0'
     """
     folder = Path(folder)
-    card = {"kind": kind, "use": use} | {name: "not stated" for name in FACTS} | facts | _known(model)
+    card = {"kind": kind, "use": use} | dict.fromkeys(FACTS, "not stated") | facts | _known(model)
     if (folder / TOKENIZER_FILE).is_file():
         card["tokenizer_sha256"] = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
