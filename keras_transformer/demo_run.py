@@ -103,11 +103,12 @@ def _share(translations, references):
 
 # What a stranger's server would do; this package is barred by name, in case it is installed.
 _TENSORFLOW_ALONE = """
-import json, sys
+import json, os, sys
 sys.modules["keras_transformer"] = None
 import numpy as np, tensorflow as tf
 folder, source = sys.argv[1], sys.argv[2]
-serve = tf.saved_model.load(folder).signatures["serving_default"]
+version = max((name for name in os.listdir(folder) if name.isdecimal()), key=int)
+serve = tf.saved_model.load(os.path.join(folder, version)).signatures["serving_default"]
 ids = serve(source=tf.constant(np.array(json.load(open(source))), tf.int32))["ids"].numpy()
 print(json.dumps(ids.tolist()))
 """

@@ -60,8 +60,12 @@ class Weights:
             )
 
 
+def position_rates(d_model):
+    """Radians a position of each sine and cosine of layers.SinusoidalPositions, (D / 2,) float32."""
+    return (10000.0 ** -(np.arange(0, d_model, 2, dtype="float64") / d_model)).astype("float32")
+
+
 def position_table(length, d_model):
     """The paper's interleaved sinusoids (length, D), as layers.SinusoidalPositions adds them."""
-    rates = (10000.0 ** -(np.arange(0, d_model, 2, dtype="float64") / d_model)).astype("float32")
-    angles = np.arange(length, dtype="float32")[:, None] * rates
+    angles = np.arange(length, dtype="float32")[:, None] * position_rates(d_model)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, d_model)
