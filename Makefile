@@ -50,7 +50,7 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) torch==2.13.0
-	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,dev]'
+	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,ctranslate2,onnx,marian,serve,dev]'
 	touch $@
 
 .venv-jax/ready: pyproject.toml constraints.txt

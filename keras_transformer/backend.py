@@ -244,6 +244,22 @@ def top_k(values, k):
     return top[..., :k], indices[..., :k]
 
 
+def write_slice(x, values, start, axis):
+    """``x`` with ``values`` in place of what stood from ``start`` on along ``axis``.
+
+    On TensorFlow put together from pieces: Keras would use an operation of XLA's, which not every server of SavedModels has.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.slice_update(x, [start if index == axis else 0 for index in range(len(x.shape))], values)
+    import tensorflow as tf
+
+    before = [slice(None)] * axis
+    end = start + tf.shape(values)[axis]
+    written = tf.concat([x[(*before, slice(None, start))], values, x[(*before, slice(end, None))]], axis)
+    written.set_shape(x.shape)
+    return written
+
+
 def compiled(function, model):
     """``function`` of tensors, which uses the weights of ``model``, compiled without gradients where that gains.
 

@@ -27,9 +27,10 @@ class Translator:
 
     def __init__(self, folder, providers=None):
         folder = pathlib.Path(folder)
-        start = lambda name: onnxruntime.InferenceSession(
-            str(folder / name), providers=providers or ["CPUExecutionProvider"]
-        )  # noqa: E731
+
+        def start(name):
+            return onnxruntime.InferenceSession(str(folder / name), providers=providers or ["CPUExecutionProvider"])
+
         self._encoder, self._step = start("encoder.onnx"), start("decoder_step.onnx")
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
@@ -130,7 +131,7 @@ class Ended:
 
 def _best_extensions(totals, count):
     """The ``count`` best of totals (B, W, V) by score, then token, then hypothesis: scores, tokens, hypotheses (B, count)."""
-    batch, width, vocabulary_size = totals.shape
+    batch, width = totals.shape[:2]
     flat = totals.transpose(0, 2, 1).reshape(batch, -1)  # position = token * W + hypothesis: a stable order breaks ties
     count = min(count, flat.shape[1])
     order = np.empty((batch, count), "int64")

@@ -78,9 +78,9 @@ def make_signatures(search):
     @tf.function(input_signature=[ids("source")])
     def encode(source):
         encoder_output = model.encode(source, padding_mask(source, model.pad_id))
-        layers = [layer["encoder"] for layer in model.init_cache(encoder_output, 1, 1)]
-        kept = {f"encoder_{name}s": ops.stack([layer[name] for layer in layers], axis=1) for name in ("key", "value")}
-        return {"encoder_output": encoder_output} | kept
+        pairs = [_encoder_cache(layer, encoder_output) for layer in model.decoder.layers]
+        keys, values = (ops.stack(tensors, axis=1) for tensors in zip(*pairs, strict=True))
+        return {"encoder_output": encoder_output, "encoder_keys": keys, "encoder_values": values}
 
     step_inputs = [ids("source"), cache("encoder_keys"), cache("encoder_values")]
     step_inputs += [tf.TensorSpec((None,), "int32", name="target"), cache("keys"), cache("values")]
@@ -96,21 +96,41 @@ def make_signatures(search):
     return {"serving_default": serving_default, "encode": encode, "decode_step": decode_step, "score": score}
 
 
+def _encoder_cache(layer, encoder_output):
+    """Keys and values of the encoder's output for one decoder layer, each (B, H, S, K)."""
+    attention = layer.cross_attention
+    return attention._split(attention.key_value(encoder_output), 2)
+
+
 def _decode_step(model, source, encoder_keys, encoder_values, target, keys, values):
     """One cached step of the model, its cache in tensors that grow by a position."""
-    step = ops.shape(keys)[3]
-    room = [[0, 0], [0, 0], [0, 0], [0, 1], [0, 0]]
-    keys, values = ops.pad(keys, room), ops.pad(values, room)
-    cache = [
-        {
-            "self": {"key": keys[:, layer], "value": values[:, layer]},
-            "encoder": {"key": encoder_keys[:, layer], "value": encoder_values[:, layer]},
-        }
-        for layer in range(model.num_decoder_layers)
-    ]
-    logits, cache = model.decode_step(target, cache, step, padding_mask(source, model.pad_id))
-    grown = {f"{name}s": ops.stack([layer["self"][name] for layer in cache], axis=1) for name in ("key", "value")}
-    return {"logits": logits} | grown
+    mask = padding_mask(source, model.pad_id)
+    x = model._embed(model.target_embedding, target[:, None], start=ops.shape(keys)[3])  # (B W, 1, D)
+    grown = []
+
+    def attend_to_self(y, index, attention):
+        query, key, value = attention._split(attention.query_key_value(y), 3)
+        grown.append(
+            (ops.concatenate([keys[:, index], key], axis=2), ops.concatenate([values[:, index], value], axis=2))
+        )
+        return attention._attend(query, *grown[-1], None)
+
+    def attend_to_encoder(y, index, attention):
+        """The hypotheses of a sentence lie side by side, as positions of one query."""
+        side_by_side = ops.reshape(y, (ops.shape(source)[0], -1, model.d_model))  # (B, W, D)
+        (query,) = attention._split(attention.query(side_by_side), 1)
+        attended = attention._attend(query, encoder_keys[:, index], encoder_values[:, index], mask)
+        return ops.reshape(attended, (-1, 1, model.d_model))
+
+    for index, layer in enumerate(model.decoder.layers):
+        x = layer._body(
+            x,
+            lambda y, index=index, layer=layer: attend_to_self(y, index, layer.self_attention),
+            lambda y, index=index, layer=layer: attend_to_encoder(y, index, layer.cross_attention),
+        )
+    logits = model.logits(model.decoder._finish(x))[:, 0]
+    keys, values = (ops.stack(tensors, axis=1) for tensors in zip(*grown, strict=True))
+    return {"logits": logits, "keys": keys, "values": values}
 
 
 def _score(model, source, labels):

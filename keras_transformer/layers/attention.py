@@ -13,7 +13,7 @@ Within each block of D columns, head h owns columns h K to (h + 1) K. This layou
 import keras
 from keras import ops
 
-from keras_transformer.backend import fused_attention
+from keras_transformer.backend import fused_attention, write_slice
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
 from keras_transformer.layers.projection import Projection
@@ -179,8 +179,8 @@ class SelfAttention(_MultiHeadAttention):
         """
         query, key, value = self._split(self.query_key_value(x), 3)
         cache = {
-            "key": ops.slice_update(cache["key"], (0, 0, step, 0), key),
-            "value": ops.slice_update(cache["value"], (0, 0, step, 0), value),
+            "key": write_slice(cache["key"], key, step, axis=2),
+            "value": write_slice(cache["value"], value, step, axis=2),
         }
         visible = ops.arange(ops.shape(cache["key"])[2], dtype="int32") <= step  # (L,)
         return self._attend(query, cache["key"], cache["value"], visible[None, None, None]), cache
