@@ -96,11 +96,12 @@ def save_model(model, folder):
         model.optimizer = optimizer
 
 
-def load_model(folder):
+def load_model(folder, config_file=CONFIG_FILE):
     """Reads what save_model wrote; the model is not compiled.
 
     Args:
         folder: path.
+        config_file: name of the file with the architecture.
 
     Returns:
         The model, its weights loaded.
@@ -109,13 +110,13 @@ def load_model(folder):
         ValueError: a file is missing or damaged, or the weights do not fit the architecture.
     """
     folder = Path(folder)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in (config_file, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ValueError(
                 f"{folder} holds no model: {name} is missing. Expected a folder written by Translator.save or "
                 "save_model."
             )
-    model = _read_architecture(folder / CONFIG_FILE)
+    model = _read_architecture(folder / config_file)
     _read_weights(model, folder / WEIGHTS_FILE)
     return model
 

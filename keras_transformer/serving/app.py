@@ -28,7 +28,15 @@ from keras_transformer.serving.settings import Settings
 
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file and asks no other host for anything.
-_PAGE_POLICY = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'"
+_PAGE_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "connect-src 'self'",
+        "style-src 'unsafe-inline'",
+        "script-src 'unsafe-inline'",
+        "frame-ancestors 'none'",
+    ]
+)
 _FAILURES = {
     status: {"model": schema.Failure, "description": text}
     for status, text in {
