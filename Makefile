@@ -35,6 +35,7 @@ test-jax: .venv/ready
 		tests/test_keras_nlp_equivalence.py
 
 test-all: test
+	.venv/bin/python $(PIP) --editable '.[browser]'
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
 lint: .venv/ready

@@ -192,12 +192,12 @@ def test_an_artefact_that_answers_otherwise_is_an_error(exported, what):
 def test_text_in_text_out_and_the_next_version(tmp_path):
     pytest.importorskip("tensorflow_text")
     texts = ["a dog runs", "", "two cats", "\t"]
-    for version in ("1", "2"):
-        export_saved_model(
-            MODEL, TOKENIZER, tmp_path / "export", **OPTIONS, text=True, sentences=texts, facts={"data": "two lines"}
-        )
-        assert [path.name for path in (tmp_path / "export").iterdir() if path.name.isdecimal()] == [version]
-        verify_export(tmp_path / "export")
+    (tmp_path / "export" / "1").mkdir(parents=True)  # as an earlier export leaves it
+    (tmp_path / "export" / "card.json").write_text("{}")
+    more = {"text": True, "sentences": texts, "facts": {"data": "two lines"}}
+    export_saved_model(MODEL, TOKENIZER, tmp_path / "export", **OPTIONS, **more)
+    assert [path.name for path in (tmp_path / "export").iterdir() if path.name.isdecimal()] == ["2"]
+    verify_export(tmp_path / "export")
     code = (
         "import json, sys, tensorflow as tf, tensorflow_text\n"
         "serve = tf.saved_model.load(sys.argv[1]).signatures['translate_text']\n"
@@ -215,6 +215,7 @@ def test_text_in_text_out_and_the_next_version(tmp_path):
 
 
 @needs_tensorflow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an export costs seconds; once is enough")
 @pytest.mark.parametrize(
     ("vocabulary_size", "ids"),
     [
