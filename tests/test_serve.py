@@ -180,3 +180,22 @@ def test_the_page_in_a_browser(tmp_path):
             assert failures == []
             page.close()
         browser.close()
+
+
+def test_the_docs_name_options_that_exist():
+    import re
+
+    import yaml
+
+    from keras_transformer.cli import main
+
+    known = {option for parameter in main.commands["serve"].params for option in parameter.opts}
+    manifest = list(yaml.safe_load_all((ROOT / "docs" / "serving-kubernetes.yaml").read_text(encoding="utf-8")))
+    assert [one["kind"] for one in manifest] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
+    arguments = manifest[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[:2] == ["keras-transformer", "serve"]
+    assert {word for word in arguments if word.startswith("--")} <= known
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(--[\w-]+)", text)) <= known
+    for row in re.findall(r"^\| [\d, A-Z].*\| (--[^|]+) \|$", text, re.MULTILINE):
+        assert set(row.split(", ")) <= known

@@ -19,7 +19,6 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from starlette.exceptions import HTTPException
 
 from keras_transformer._version import __version__
-from keras_transformer.decoding.search import IMPOSSIBLE
 from keras_transformer.serving import predict, schema
 from keras_transformer.serving.batching import Batcher, Overloaded
 from keras_transformer.serving.gate import Gate, Refused
@@ -37,6 +36,7 @@ _PAGE_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
+_NO_SCORE = -1e8  # below it a search found fewer hypotheses than its beam
 _FAILURES = {
     status: {"model": schema.Failure, "description": text}
     for status, text in {
@@ -110,7 +110,7 @@ class Service:
         shown = [
             await self._hypothesis(source, ids, score, with_attention)
             for ids, score in hypotheses[:count]
-            if score > IMPOSSIBLE / 2
+            if score > _NO_SCORE
         ]
         pieces = self.engine.tokenizer.pieces(source) if with_attention and source else None
         return schema.Translation(text=shown[0].text if shown else "", hypotheses=shown, source_pieces=pieces)
