@@ -1,4 +1,4 @@
-"""A CTranslate2 model from our weights: the fastest way to serve them on CPUs, and on GPUs without Keras.
+"""A CTranslate2 model from our weights: for serving on CPUs and GPUs without Keras.
 
 Written with the public ``ctranslate2.specs`` package, from any backend. The architecture is CTranslate2's own Transformer; what
 is ours is written out: the interleaved position table, LayerNorm's epsilon, and a bias that bars pad and bos from the output.

@@ -50,6 +50,7 @@ class Batcher:
         # One thread: two searches at a time would share the same cores, and some backends trace only from one.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="translate")
         self._task = None
+        self._searching = False
 
     @property
     def waiting(self):
@@ -62,7 +63,7 @@ class Batcher:
 
     async def stop(self):
         """Finishes what waits, then ends."""
-        while self._waiting:
+        while self._waiting or self._searching:
             await asyncio.sleep(0.01)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -120,6 +121,7 @@ class Batcher:
 
     async def _search(self, batch):
         self._on_batch(len(batch))
+        self._searching = True
         try:
             found = await self.run(self.engine.search, [item.source for item in batch], batch[0].beam_size)
         except Exception as error:  # every request of the batch learns of it; the server goes on
@@ -127,6 +129,8 @@ class Batcher:
                 if not item.answer.done():
                     item.answer.set_exception(error)
             return
+        finally:
+            self._searching = False
         for item, hypotheses in zip(batch, found, strict=True):
             if not item.answer.done():
                 item.answer.set_result(hypotheses)
