@@ -9,6 +9,11 @@ PIP = -m pip install --quiet --disable-pip-version-check --constraint constraint
 PYTEST = -m pytest --numprocesses 2 --dist loadfile
 test-%: export OMP_NUM_THREADS = 1
 
+# On Linux PyPI's torch brings CUDA libraries of several GB. Where pip finds no CPU build by itself:
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean \
@@ -32,7 +37,9 @@ test-without-tensorflow: .venv-jax/ready
 # ... and what needs TensorFlow beside JAX runs here.
 test-jax: .venv/ready
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py tests/test_inputs.py \
-		tests/test_keras_nlp_equivalence.py
+		tests/test_keras_nlp_equivalence.py tests/test_demo_run.py tests/test_readme.py \
+		tests/test_testing_keras_nlp.py
+	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_cli.py -k "tf_data or data_loader or export"
 
 test-all: test
 	.venv/bin/python $(PIP) --editable '.[browser]'
@@ -47,10 +54,10 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-# torch first and by itself: any other requirement for it is then met, and the large CUDA builds stay away.
+# torch first and by itself, from TORCH_INDEX: any other requirement for it is then met.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) torch==2.13.0
+	.venv/bin/python $(TORCH)
 	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,ctranslate2,onnx,marian,serve,dev]'
 	touch $@
 
@@ -79,7 +86,7 @@ bench-fit: .venv-bench/ready
 # The peers, from their packages. JoeyNMT asks for an old protobuf that TensorFlow cannot use and does not need it to train.
 .venv-bench/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python $(PIP) torch==2.13.0
+	.venv-bench/bin/python $(TORCH)
 	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots]'
 	.venv-bench/bin/python $(PIP) --requirement benchmarks/requirements.txt
 	.venv-bench/bin/python $(PIP) --no-deps joeynmt==2.3.0

@@ -230,7 +230,7 @@ def test_a_saved_model_served_says_what_python_says(tmp_path):
     with open(tmp_path / "export" / "tokenizer.model", "r+b") as file:
         file.seek(100)
         file.write(b"!")
-    with pytest.raises(ValueError, match="tokenizer.model has sha256"):
+    with pytest.raises(ValueError, match="tokenizer.model cannot be used: corrupt: its sha256 is not"):
         load_engine(tmp_path / "export")
 
 

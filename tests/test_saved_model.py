@@ -168,7 +168,7 @@ def test_one_flipped_bit_is_refused(exported, tmp_path):
     content = bytearray(data.read_bytes())
     content[len(content) // 3] ^= 4
     data.write_bytes(content)
-    with pytest.raises(ValueError, match=r"variables.data-00000-of-00001 has sha256 \w+, SHA256SUMS says"):
+    with pytest.raises(ValueError, match="variables.data-00000-of-00001 cannot be used: corrupt: its sha256 is not"):
         verify_export(copy)
 
 

@@ -79,7 +79,7 @@ def _readme(card):
     for name, heading in FACTS.items():
         lines += [f"## {heading}", _shown(card[name])]
     rest = {name: value for name, value in card.items() if name not in (*FACTS, "use", "kind", "model")}
-    lines += ["## All else", _shown(rest), "`sha256sum --check SHA256SUMS` tells whether a file has changed since."]
+    lines += ["## All else", _shown(rest), "manifest.json has the size and sha256 of every file."]
     return "\n\n".join(lines) + "\n"
 
 

@@ -10,6 +10,42 @@ from keras_transformer.model_files import TOKENIZER_FILE
 from keras_transformer.text.tokenizer import Tokenizer
 
 
+def newest_version(folder) -> int:
+    """The highest number among the folders of an export; 0 where there is none."""
+    folder = Path(folder)
+    return (
+        max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0) if folder.is_dir() else 0
+    )
+
+
+def load_saved_model(folder):
+    """tf.saved_model.load of the newest version in an export, once every byte has been compared with the manifest.
+
+    Args:
+        folder: what export_saved_model wrote.
+
+    Returns:
+        What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
+
+    Raises:
+        ArtifactError: a ValueError: there is no manifest, or a file is missing or damaged.
+        ValueError: the folder holds no SavedModel, or TensorFlow is not installed.
+
+    Example:
+
+        serve = kt.export.load_saved_model("saved_models/en-de").signatures["serving_default"]
+    """
+    verify_export(folder)
+    version = newest_version(folder)
+    if not version:
+        raise ValueError(f"{folder} holds no SavedModel. Expected what export_saved_model wrote.")
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError:
+        raise ValueError("A SavedModel is run by TensorFlow: pip install 'keras-transformer[tensorflow]'.") from None
+    return tf.saved_model.load(str(Path(folder) / str(version)))
+
+
 class LoadedSavedModel:
     """A verified export, loaded with TensorFlow.
 
@@ -33,26 +69,19 @@ class LoadedSavedModel:
 
     def __init__(self, folder):
         folder = Path(folder)
-        verify_export(folder)
-        versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-        if not versions or not (folder / TOKENIZER_FILE).is_file():
+        self._loaded = load_saved_model(folder)
+        if not (folder / TOKENIZER_FILE).is_file():
             raise ValueError(
-                f"{folder} holds no SavedModel with its tokenizer. Expected what export_saved_model wrote."
+                f"{folder} holds no {TOKENIZER_FILE}, without which it takes ids alone. Export it with its tokenizer."
             )
-        try:
-            import tensorflow as tf
-        except ModuleNotFoundError:
-            raise ValueError(
-                "A SavedModel is run by TensorFlow: pip install 'keras-transformer[tensorflow]'."
-            ) from None
         self.card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
-        self.version = max(versions)
-        self._tf = tf
-        self._loaded = tf.saved_model.load(str(folder / str(self.version)))
+        self.version = newest_version(folder)
 
     def _run(self, signature, **inputs):
-        tensors = {name: self._tf.constant(x) if isinstance(x, np.ndarray) else x for name, x in inputs.items()}
+        import tensorflow as tf
+
+        tensors = {name: tf.constant(x) if isinstance(x, np.ndarray) else x for name, x in inputs.items()}
         return self._loaded.signatures[signature](**tensors)
 
     def search(self, source):
@@ -70,7 +99,7 @@ class LoadedSavedModel:
         encoded = self._run("encode", source=np.asarray(source, "int32"))
         kept = {name: encoded[name] for name in ("encoder_keys", "encoder_values")}
         shape = list(encoded["encoder_keys"].shape)
-        empty = self._tf.zeros([shape[0], shape[1], shape[2], 0, shape[4]])
+        empty = np.zeros([shape[0], shape[1], shape[2], 0, shape[4]], "float32")
         return kept | {"source": np.asarray(source, "int32"), "keys": empty, "values": empty}
 
     def step(self, state, token):

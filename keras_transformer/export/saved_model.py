@@ -21,6 +21,7 @@ from keras_transformer.decoding.search import BeamSearch
 from keras_transformer.export import saved_model_check
 from keras_transformer.export.card import write_card
 from keras_transformer.export.folders import checked_tokenizer, new_export
+from keras_transformer.export.loaded import newest_version
 from keras_transformer.export.signatures import DESCRIPTIONS, example_inputs, make_signatures, make_text_signature
 from keras_transformer.export.warm_up import write_warm_up
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
@@ -88,7 +89,7 @@ def export_saved_model(
         checked_tokenizer(model, tokenizer, "A SavedModel of texts")
     search_options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
     search = BeamSearch(model, **search_options)  # raises for impossible options before the long work
-    options = {"search": search_options, "version": _next_version(folder), "text": text}
+    options = {"search": search_options, "version": newest_version(folder) + 1, "text": text}
     with new_export(folder) as new:
         source = saved_model_check.sources(model, tokenizer, sentences)
         ids, scores = search(source)
@@ -109,13 +110,6 @@ def _check_installed(text):
         )
     if text and importlib.util.find_spec("tensorflow_text") is None:
         raise ValueError("text=True needs TensorFlow Text, which is not installed: pip install tensorflow-text.")
-
-
-def _next_version(folder):
-    """One more than the highest numbered folder there, so that a server that watches ``folder`` takes the new one."""
-    folder = Path(folder)
-    versions = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-    return max(versions, default=0) + 1
 
 
 def _write_anywhere(model, tokenizer, folder, options, expected):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import keras
 
+from keras_transformer.artifacts import new_folder
 from keras_transformer.model_files import CONFIG_FILE as MODEL_FILE
-from keras_transformer.model_files import WEIGHTS_FILE, load_model, new_folder, save_model
+from keras_transformer.model_files import WEIGHTS_FILE, load_model, save_model
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.translator import Translator
 
@@ -104,4 +105,4 @@ def load_preset(folder):
             raise ValueError(
                 f"{folder} is no preset of a translator: {name} is missing. Expected what save_preset wrote."
             )
-    return Translator(load_model(folder, CONFIG_FILE), Tokenizer.load(folder / VOCABULARY_FILE))
+    return Translator(load_model(folder, config_file=CONFIG_FILE), Tokenizer.load(folder / VOCABULARY_FILE))

@@ -98,6 +98,7 @@ class Batches(keras.utils.PyDataset):
         self._source.check(tokenizer.vocabulary_size, corpus.source_name, corpus.lines)
         self._target.check(tokenizer.vocabulary_size, corpus.target_name, corpus.lines)
         self._make_buckets(corpus)
+        self._lines = corpus.lines
         self.set_epoch(0)
 
     def _make_buckets(self, corpus):
@@ -165,6 +166,11 @@ class Batches(keras.utils.PyDataset):
         if self.shuffle:
             plan = [plan[index] for index in np.argsort(bits.random_raw(len(plan)), kind="stable")]
         return _with_different_start(plan)
+
+    def lines(self, epoch, index):
+        """Line numbers, from 1, of the pairs in batch ``index`` of an epoch, in their order; list of int."""
+        _, pairs = self._deal(epoch)[index]
+        return [int(self._lines[pair]) for pair in pairs if pair >= 0]
 
     def __len__(self):
         return len(self._plan)
