@@ -28,9 +28,11 @@ def server(run, *options, backend=None):
     command += ["--backend", backend] if backend else []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     try:
-        line = process.stderr.readline()
-        if not line.startswith("http"):
-            raise RuntimeError(f"The server did not start: {line}{process.stderr.read()}")
+        said = []
+        while not (line := process.stderr.readline()).startswith("http"):
+            said.append(line)
+            if not line:
+                raise RuntimeError(f"The server did not start: {''.join(said)}")
         address = line.split("/ ")[0]
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -42,6 +44,7 @@ def server(run, *options, backend=None):
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+        process.stderr.close()
 
 
 async def load(address, texts, expected, clients, seconds, beam_size):

@@ -84,7 +84,8 @@ def test_limits_are_told_with_their_reason():
         hypotheses = {"texts": ["a"], "beam_size": 2, "num_hypotheses": 3}
         refused(client.post("/v1/translate", json=hypotheses), 422, "must not exceed the beam")
         refused(client.post("/v1/translate", json={"text": "a"}), 422, "body.texts: Field required")
-        refused(client.post("/v1/translate", content=b"{"), 422, "JSON")
+        header = {"Content-Type": "application/json"}
+        refused(client.post("/v1/translate", content=b"{", headers=header), 422, "JSON")
         refused(client.post("/v1/translate", json={"texts": ["\ud800"]}, headers={}), 422, "")
         refused(client.get("/nowhere"), 404, "Not Found")
         refused(client.get("/v1/translate"), 405, "Method Not Allowed")
