@@ -8,7 +8,7 @@ from keras import ops
 from keras_transformer.layers.masking import causal_mask, padding_mask
 
 
-def forced_pass(model, source, target):
+def forced_pass(model, source, target) -> tuple:
     """Runs ``model`` over given targets as training does, and keeps the attention of the last decoder layer.
 
     Args:

@@ -21,7 +21,7 @@ FACTS = {
 }
 
 
-def write_card(folder, model, kind, use, facts):
+def write_card(folder, model, kind: str, use: str, facts: dict) -> dict:
     """Writes card.json and README.md into the folder of an export.
 
     Args:

@@ -21,7 +21,7 @@ _NEVER = -1e4  # added to the logits of pad and bos: so low that none is chosen,
 _MAX_POSITIONS = 4096  # rows of the position table; CTranslate2 refuses what is longer
 
 
-def export_ctranslate2(model, tokenizer, folder, quantization="float32", facts=None):
+def export_ctranslate2(model, tokenizer, folder, quantization: str = "float32", facts: dict | None = None) -> None:
     """Writes ``model`` as a CTranslate2 model, with its tokenizer, a driver and a card.
 
     ``python FOLDER/translate.py < text`` translates with ctranslate2 and sentencepiece alone; ``ctranslate2.Translator(FOLDER)``

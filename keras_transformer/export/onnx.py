@@ -18,7 +18,7 @@ _USE = (
 )
 
 
-def export_onnx(model, tokenizer, folder, facts=None):
+def export_onnx(model, tokenizer, folder, facts: dict | None = None) -> None:
     """Writes ``model`` as two ONNX graphs with its tokenizer, a driver and a card.
 
     The graphs are written from the weights, operator by operator (opset 20, float32), so that every backend gives the same files.

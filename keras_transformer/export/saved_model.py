@@ -40,13 +40,13 @@ def export_saved_model(
     model,
     tokenizer,
     folder,
-    beam_size=4,
-    length_penalty=0.6,
-    max_length=None,
-    sentences=None,
-    text=False,
-    facts=None,
-):
+    beam_size: int = 4,
+    length_penalty: float = 0.6,
+    max_length: int | None = None,
+    sentences: list[str] | None = None,
+    text: bool = False,
+    facts: dict | None = None,
+) -> None:
     """Writes a SavedModel of ``model`` with the search inside, its tokenizer and a card beside it.
 
     The layout is TensorFlow Serving's: the SavedModel is ``folder/1``, or one more than the highest number there already, with

@@ -1,12 +1,14 @@
 """Whether a SavedModel answers as Python does; at every export, and what the card says of it."""
 
+from pathlib import Path
+
 import numpy as np
 
 SENTENCES = 50
 _TOLERANCE = 1e-4  # of scores: what rounding does on another backend
 
 
-def sources(model, tokenizer=None, sentences=None):
+def sources(model, tokenizer=None, sentences: list[str] | None = None) -> np.ndarray:
     """Sources (50, S) of different lengths, ended by eos and filled up with pad.
 
     Args:
@@ -38,7 +40,7 @@ def _made_up(model):
     return [[*generator.choice(words, length).tolist(), model.eos_id] for length in lengths]
 
 
-def compare(model, folder, expected):
+def compare(model, folder: Path, expected: dict) -> dict:
     """Loads the SavedModel in ``folder`` and compares each signature with the model, on the TensorFlow backend.
 
     Args:

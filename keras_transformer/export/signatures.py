@@ -58,7 +58,7 @@ DESCRIPTIONS = {
 }
 
 
-def make_signatures(search):
+def make_signatures(search) -> dict:
     """The functions of one SavedModel around ``search``, a decoding.BeamSearch; {name: tf.function}."""
     import tensorflow as tf
 
@@ -143,7 +143,7 @@ def _score(model, source, labels):
     return {"log_probabilities": chosen, "scores": ops.sum(chosen, axis=1), "attention": attention}
 
 
-def make_text_signature(search, serialized_tokenizer):
+def make_text_signature(search, serialized_tokenizer: bytes) -> tuple:
     """translate_text: texts (B,) -> the best translations (B,), SentencePiece and the search inside one graph."""
     import tensorflow as tf
     import tensorflow_text
@@ -163,7 +163,7 @@ def make_text_signature(search, serialized_tokenizer):
     return translate_text, pieces
 
 
-def example_inputs(model):
+def example_inputs(model) -> dict:
     """Small inputs of each signature, for warm-up: {signature: {input: array}}."""
     source = np.array([[model.eos_id]], "int32")
     width = model.d_model // model.num_heads

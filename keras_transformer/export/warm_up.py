@@ -10,7 +10,7 @@ from pathlib import Path
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
-def write_warm_up(folder, name, requests):
+def write_warm_up(folder, name: str, requests: dict) -> None:
     """Writes one request of each signature.
 
     Args:

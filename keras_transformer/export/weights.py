@@ -27,7 +27,7 @@ class Weights:
     (8, 16)
     """
 
-    def __init__(self, model, target):
+    def __init__(self, model, target: str):
         self._target = target
         self._arrays = {}
         for variable in model.weights:
@@ -41,7 +41,7 @@ class Weights:
             self._arrays[path] = array.astype("float32")
         self._untaken = set(self._arrays)
 
-    def take(self, path):
+    def take(self, path: str) -> np.ndarray:
         """The array at ``path``."""
         if path not in self._arrays:
             raise ValueError(
@@ -51,7 +51,7 @@ class Weights:
         self._untaken.discard(path)
         return self._arrays[path]
 
-    def finish(self):
+    def finish(self) -> None:
         """Raises if a weight was not taken."""
         if self._untaken:
             raise ValueError(
@@ -60,12 +60,12 @@ class Weights:
             )
 
 
-def position_rates(d_model):
+def position_rates(d_model: int) -> np.ndarray:
     """Radians a position of each sine and cosine of layers.SinusoidalPositions, (D / 2,) float32."""
     return (10000.0 ** -(np.arange(0, d_model, 2, dtype="float64") / d_model)).astype("float32")
 
 
-def position_table(length, d_model):
+def position_table(length: int, d_model: int) -> np.ndarray:
     """The paper's interleaved sinusoids (length, D), as layers.SinusoidalPositions adds them."""
     angles = np.arange(length, dtype="float32")[:, None] * position_rates(d_model)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, d_model)

@@ -46,7 +46,7 @@ _TOKENIZER_CONFIG = {
 }
 
 
-def save_preset(translator, folder):
+def save_preset(translator: Translator, folder) -> None:
     """Writes a translator as a preset; one already there is replaced as a whole.
 
     ``keras_hub.upload_preset("hf://NAME/MODEL", folder)`` shares it.
@@ -87,7 +87,7 @@ def _write(path, content):
     path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def load_preset(folder):
+def load_preset(folder) -> Translator:
     """Reads what save_preset wrote, on whatever backend is active.
 
     Args:

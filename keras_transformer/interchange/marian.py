@@ -66,7 +66,7 @@ class MarianTransformer(Transformer):
         return False  # the routine over hidden states knows no bias
 
 
-def load_marian(folder, seed=None):
+def load_marian(folder, seed: int | None = None) -> MarianTransformer:
     """Reads a MarianMT model of Hugging Face's layout.
 
     Args:

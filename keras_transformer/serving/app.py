@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from keras_transformer._version import __version__
 from keras_transformer.serving import predict, schema
 from keras_transformer.serving.batching import Batcher, Overloaded
+from keras_transformer.serving.engine import Engine
 from keras_transformer.serving.gate import Gate, Refused
 from keras_transformer.serving.metrics import Metrics
 from keras_transformer.serving.settings import Settings
@@ -125,7 +126,7 @@ class Service:
         return hypothesis
 
 
-def create_app(engine, settings=None):
+def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     """The ASGI application around an engine.
 
     Args:

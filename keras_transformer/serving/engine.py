@@ -133,7 +133,7 @@ class SavedModelEngine(Engine):
         self._attention, self._start, self._step = loaded.attention, loaded.start, loaded.step
 
 
-def load_engine(folder, name=None):
+def load_engine(folder, name: str | None = None) -> Engine:
     """The engine for a run folder, a saved translator, or an exported SavedModel.
 
     Args:
@@ -156,7 +156,7 @@ def load_engine(folder, name=None):
     return TranslatorEngine(Translator.load(folder), name, card)
 
 
-def padded(rows, pad_id):
+def padded(rows: list, pad_id: int) -> np.ndarray:
     """Rows of ids as one array; both its sizes come from a short ladder, so that few shapes get compiled."""
     array = np.full((1 << (len(rows) - 1).bit_length(), padded_length(max(map(len, rows)))), pad_id, "int32")
     for row, ids in zip(array, rows, strict=False):
@@ -164,7 +164,7 @@ def padded(rows, pad_id):
     return array
 
 
-def padded_length(length):
+def padded_length(length: int) -> int:
     """The next of 8, 16, 24, 32, then 48, 64, 96, 128, ..."""
     if length <= 32:
         return max(-(-length // 8) * 8, 8)
