@@ -66,41 +66,55 @@ class Translator:
         Returns:
             ids (B, W, L) int32, best first, and scores (B, W) float32.
         """
-        batch, width = len(source), beam_size
         limits = 2 * (source != self.pad_id).sum(1) + 10
         limits = limits if max_length is None else np.minimum(limits, max_length)
         longest = int(limits.max())
-        keep = dict(zip(("encoder_keys", "encoder_values"), self._encoder.run(None, {"source": source}), strict=True))
-        keep["source"] = source
-        layers, heads, size = (
-            keep["encoder_keys"].shape[1],
-            keep["encoder_keys"].shape[2],
-            keep["encoder_keys"].shape[4],
+        encoded = dict(
+            zip(("encoder_keys", "encoder_values"), self._encoder.run(None, {"source": source}), strict=True)
         )
-        keys = values = np.zeros((batch * width, layers, heads, 0, size), "float32")
-        ids = np.full((batch, width, longest), self.pad_id, "int32")
-        scores = np.where(np.arange(width) == 0, np.float32(0), np.float32(IMPOSSIBLE)) + np.zeros(
-            (batch, 1), "float32"
-        )
-        ended = Ended(batch, width, longest, self.pad_id)
-        tokens = np.full(batch * width, self.bos_id, "int32")
+        encoded["source"] = source
+        alive, ended = self._begin(encoded, beam_size, longest), Ended(len(source), beam_size, longest, self.pad_id)
         for step in range(longest):
-            logits, keys, values = self._step.run(None, {**keep, "target": tokens, "keys": keys, "values": values})
-            totals = self._log_probabilities(logits).reshape(batch, width, -1) + scores[:, :, None]
-            best, words, parents = _best_extensions(totals, 2 * width)  # each (B, 2 W)
-            extended = np.take_along_axis(ids, parents[:, :, None], 1)
-            extended[:, :, step] = words
-            ends = (words == self.eos_id) | (step + 1 >= limits[:, None])
-            penalty = np.float32((5 + step + 1) / 6) ** np.float32(length_penalty)
-            ended.add(extended, best / penalty, ends, step + 1 >= limits)
-            chosen = np.argsort(-np.where(ends, np.float32(IMPOSSIBLE), best), axis=1, kind="stable")[:, :width]
-            ids = np.take_along_axis(extended, chosen[:, :, None], 1)
-            scores = np.take_along_axis(np.where(ends, np.float32(IMPOSSIBLE), best), chosen, 1)
-            rows = (np.take_along_axis(parents, chosen, 1) + width * np.arange(batch)[:, None]).reshape(-1)
-            keys, values, tokens = keys[rows], values[rows], np.ascontiguousarray(ids[:, :, step]).reshape(-1)
+            alive = self._extend(encoded, alive, ended, step, limits, np.float32(length_penalty))
             if ended.done.all():
                 break
         return ended.ids, ended.scores
+
+    def _begin(self, encoded, width, longest):
+        """One hypothesis of each sentence that may go on, and W - 1 that may not: equal ones would only repeat each other."""
+        batch, layers, heads, _, size = encoded["encoder_keys"].shape
+        nothing = np.zeros((batch * width, layers, heads, 0, size), "float32")
+        scores = np.where(np.arange(width) == 0, np.float32(0), np.float32(IMPOSSIBLE))
+        return {
+            "ids": np.full((batch, width, longest), self.pad_id, "int32"),
+            "scores": np.tile(scores, (batch, 1)),
+            "target": np.full(batch * width, self.bos_id, "int32"),
+            "keys": nothing,
+            "values": nothing,
+        }
+
+    def _extend(self, encoded, alive, ended, step, limits, length_penalty):
+        """One token more: what ends goes to ``ended``, the W best of the rest go on."""
+        batch, width = alive["scores"].shape
+        cache = {name: alive[name] for name in ("target", "keys", "values")}
+        logits, keys, values = self._step.run(None, encoded | cache)
+        totals = self._log_probabilities(logits).reshape(batch, width, -1) + alive["scores"][:, :, None]
+        best, words, parents = _best_extensions(totals, 2 * width)  # each (B, 2 W)
+        ids = np.take_along_axis(alive["ids"], parents[:, :, None], 1)
+        ids[:, :, step] = words
+        ends = (words == self.eos_id) | (step + 1 >= limits[:, None])
+        ended.add(ids, best / np.float32((5 + step + 1) / 6) ** length_penalty, ends, step + 1 >= limits)
+        going_on = np.where(ends, np.float32(IMPOSSIBLE), best)
+        chosen = np.argsort(-going_on, axis=1, kind="stable")[:, :width]
+        ids = np.take_along_axis(ids, chosen[:, :, None], 1)
+        rows = (np.take_along_axis(parents, chosen, 1) + width * np.arange(batch)[:, None]).reshape(-1)
+        return {
+            "ids": ids,
+            "scores": np.take_along_axis(going_on, chosen, 1),
+            "target": np.ascontiguousarray(ids[:, :, step]).reshape(-1),
+            "keys": keys[rows],
+            "values": values[rows],
+        }
 
     def _log_probabilities(self, logits):
         """log p of the next token, (B W, V); pad and bos are never said."""

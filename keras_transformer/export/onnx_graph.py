@@ -78,9 +78,8 @@ def encoder_graph(model, weights):
         _split(graph, model, f"decoder/layer_{i}/cross_attention/key_value", x, 2)
         for i in range(model.num_decoder_layers)
     ]
-    axes = ("B", model.num_decoder_layers, model.num_heads, "S", model.d_model // model.num_heads)
     outputs = {
-        f"encoder_{name}": (_stack(graph, tensors), onnx.TensorProto.FLOAT, axes)
+        f"encoder_{name}": (_stack(graph, tensors), onnx.TensorProto.FLOAT, _cache_axes(model, "B", "S"))
         for name, tensors in zip(("keys", "values"), zip(*pairs, strict=True), strict=True)
     }
     return graph.model({"source": (onnx.TensorProto.INT32, ("B", "S"))}, outputs)
@@ -106,23 +105,26 @@ def decoder_step_graph(model, weights):
     x = graph.Reshape(_finish(graph, model, "decoder", x), [-1, model.d_model])
     table = "target_embedding/embeddings" if model.tie_embeddings else "output_projection/kernel"
     logits = graph.Gemm(x, graph.weight(table), transB=1)  # (B W, V)
-    kept = ("B", model.num_decoder_layers, model.num_heads, "S", model.d_model // model.num_heads)
-    cache = lambda length: (onnx.TensorProto.FLOAT, ("BW", *kept[1:3], length, kept[4]))  # noqa: E731
-    inputs = {
-        "source": (onnx.TensorProto.INT32, ("B", "S")),
-        "encoder_keys": (onnx.TensorProto.FLOAT, kept),
-        "encoder_values": (onnx.TensorProto.FLOAT, kept),
-        "target": (onnx.TensorProto.INT32, ("BW",)),
-        "keys": cache("T"),
-        "values": cache("T"),
-    }
     keys, values = zip(*grown, strict=True)
+    grown_axes = _cache_axes(model, "BW", "T1")
     outputs = {
         "logits": (logits, onnx.TensorProto.FLOAT, ("BW", model.vocabulary_size)),
-        "grown_keys": (_stack(graph, keys), *cache("T1")),
-        "grown_values": (_stack(graph, values), *cache("T1")),
+        "grown_keys": (_stack(graph, keys), onnx.TensorProto.FLOAT, grown_axes),
+        "grown_values": (_stack(graph, values), onnx.TensorProto.FLOAT, grown_axes),
     }
-    return graph.model(inputs, outputs)
+    return graph.model(_step_inputs(model), outputs)
+
+
+def _step_inputs(model):
+    inputs = {"source": (onnx.TensorProto.INT32, ("B", "S")), "target": (onnx.TensorProto.INT32, ("BW",))}
+    for name in ("keys", "values"):
+        inputs[f"encoder_{name}"] = onnx.TensorProto.FLOAT, _cache_axes(model, "B", "S")
+        inputs[name] = onnx.TensorProto.FLOAT, _cache_axes(model, "BW", "T")
+    return inputs
+
+
+def _cache_axes(model, rows, length):
+    return (rows, model.num_decoder_layers, model.num_heads, length, model.d_model // model.num_heads)
 
 
 def _size(graph, tensor, axis):
