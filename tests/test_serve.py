@@ -175,7 +175,7 @@ def test_the_page_in_a_browser(tmp_path):
             assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
             page.screenshot(path=os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path)) + f"/page-{name}.png")
             page.fill("#source", text * 20)
-            page.wait_for_function("document.getElementById('message').textContent !== ''")
+            page.wait_for_function("() => document.getElementById('message').textContent !== ''")
             assert "At most 64 are translated at a time" in page.locator("#message").text_content()
             assert failures == []
             page.close()
