@@ -7,7 +7,7 @@ BACKEND ?= tensorflow
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes of one thread each: most of the time goes into tracing and compiling, which use one core.
 PYTEST = -m pytest --numprocesses 2 --dist loadfile
-test-%: export OMP_NUM_THREADS = 1
+test-% reliability: export OMP_NUM_THREADS = 1
 
 # On Linux PyPI's torch brings CUDA libraries of several GB. Where pip finds no CPU build by itself:
 # make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,7 +16,7 @@ TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 
 BENCH = .venv-bench/bin/python benchmarks
 
-.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean \
+.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
 	bench-train bench-loss bench-start bench-length bench-fit
 
 demo: .venv/ready
@@ -44,6 +44,13 @@ test-jax: .venv/ready
 test-all: test
 	.venv/bin/python $(PIP) --editable '.[browser]'
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
+
+# Kills, full disks, flipped bits, bad numbers, hostile files; prints the table of docs/reliability.md.
+reliability: .venv/ready
+	mkdir -p build && rm -f build/reliability.jsonl
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend RELIABILITY_FIGURES=$(CURDIR)/build/reliability.jsonl \
+		.venv/bin/python $(PYTEST) tests/reliability || exit 1; done
+	.venv/bin/python tests/reliability/table.py build/reliability.jsonl
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .

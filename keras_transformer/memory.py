@@ -85,7 +85,7 @@ def advice(step, memory):
     >>> from keras_transformer.memory import StepMemory, advice
     >>> step = StepMemory(10_000_000, 256, 1024, 4, 6, 6, 8000, batch_tokens=100_000, length=64)
     >>> print(advice(step, memory=8 * 2**30).splitlines()[0])
-    A step takes about 22.7 GB with batch_tokens=100000; there are 8.6 GB.
+    A step takes about 37.7 GB with batch_tokens=100000; there are 8.6 GB.
     """
     told = [f"A step takes about {_gb(step.bytes)} with batch_tokens={step.batch_tokens}; there are {_gb(memory)}."]
     for name, other in _changes(step):

@@ -153,9 +153,10 @@ def _load(model, path, arrays, allow_non_finite):
     reason = "the weights do not fit the architecture"
     found = sorted(shape for shape, _ in arrays.values())
     expected = sorted(tuple(weight.shape) for weight in model.weights)
-    seeds = [shape for shape in found if shape == (2,)]  # of dropout, which Keras keeps beside the weights
-    if len(arrays) not in (len(expected), len(expected) + len(seeds)):
-        raise ArtifactError(path, f"{reason}: it holds {len(arrays)} arrays, the model has {len(expected)}", advice)
+    if len(found) != len(expected):
+        raise ArtifactError(path, f"{reason}: it holds {len(found)} arrays, the model has {len(expected)}", advice)
+    if found != expected:
+        raise ArtifactError(path, f"{reason}: its arrays have other shapes than the model's", advice)
     before = [ops.convert_to_numpy(weight) for weight in model.weights]
     try:
         model.load_weights(path)

@@ -31,6 +31,7 @@ from keras_transformer.callbacks import (
     ProgressBar,
     Resume,
     TensorBoard,
+    epochs_since_best,
     read_curves,
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
@@ -160,10 +161,11 @@ class Run:
         if settings.accumulate > 1:
             skips = self.model.optimizer  # its inner optimizer makes the updates
             skips.inner_optimizer = AccumulateGradients(skips.inner_optimizer, settings.accumulate)
-        self.epoch = 0
+        self.epoch, self.history = 0, []
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
-            self.epoch = load_checkpoint(self.model, checkpoint)["epoch"]
+            state = load_checkpoint(self.model, checkpoint)
+            self.epoch, self.history = state["epoch"], state["history"]
         if not begun:
             with FolderLock(self.folder):
                 write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
@@ -227,10 +229,11 @@ class Run:
         """
         if epochs is None:
             epochs = 20 if updates is None and minutes is None and patience is None else 10**6
-        if self.epoch >= epochs or (updates is not None and self.updates >= updates):
+        monitor = monitor or ("loss" if self.validation is None else "val_bleu")
+        waited = patience is not None and epochs_since_best(self.history, monitor) >= patience
+        if self.epoch >= epochs or (updates is not None and self.updates >= updates) or waited:
             self._save_translator_if_missing()
             return
-        monitor = monitor or ("loss" if self.validation is None else "val_bleu")
         progress = ProgressBar(self.batches.num_tokens / len(self.batches), file=self.file)
         tensorboard = TensorBoard(self.folder / "tensorboard")
         checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, best=best, monitor=monitor)
@@ -250,7 +253,7 @@ class Run:
         with FolderLock(self.folder), Interruption(self.file) as interruption:
             try:
                 self._fit(epochs, [*callbacks, interruption])
-                self.epoch = checkpoints.epoch
+                self.epoch, self.history = checkpoints.epoch, checkpoints.history
             except Interrupted:
                 checkpoints.save()
                 checkpoints.wait()

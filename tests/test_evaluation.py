@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import keras_transformer as kt
 from keras_transformer.cli import main
 from keras_transformer.evaluation import bleu, compare, intervals, scores
 
@@ -86,7 +87,7 @@ def translations(monkeypatch):
         def translate(self, source, **_):
             return [WORSE[int(line.split()[1])] for line in source]
 
-    monkeypatch.setattr("keras_transformer.cli.evaluate.load_translator", lambda run: Fixed())
+    monkeypatch.setattr(kt.Translator, "load", lambda folder: Fixed())
 
 
 @pytest.mark.usefixtures("translations")
@@ -96,7 +97,7 @@ def test_command_line_against_another_output(tmp_path):
     for name, lines in (("source", source), ("target", REFERENCES), ("other", REFERENCES), ("short", REFERENCES[1:])):
         (tmp_path / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     files = ["--source", str(tmp_path / "source"), "--target", str(tmp_path / "target")]
-    result = CliRunner().invoke(main, ["evaluate", "run", *files, "--against", str(tmp_path / "other")])
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files, "--against", str(tmp_path / "other")])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     kept = [number for number in range(40) if number != 3]
@@ -104,7 +105,7 @@ def test_command_line_against_another_output(tmp_path):
     assert lines[:3] == [str(score) for score in expected]
     assert [line.split()[0] for line in lines[3:6]] == ["BLEU", "chrF2", "TER"]
     assert lines[7].startswith("BLEU -") and "against 100.00), p = 0.0" in lines[7]
-    result = CliRunner().invoke(main, ["evaluate", "run", *files, "--against", str(tmp_path / "short")])
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files, "--against", str(tmp_path / "short")])
     assert result.exit_code == 1 and "must have a line for each of 40 lines" in result.output
-    result = CliRunner().invoke(main, ["evaluate", "run", *files, "--tokenize", "14a"])
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files, "--tokenize", "14a"])
     assert result.exit_code == 1 and "no tokenizer '14a'" in result.output

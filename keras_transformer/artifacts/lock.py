@@ -54,7 +54,8 @@ class FolderLock:
             if owner == _me():  # a training of this process that was broken off, in a notebook say
                 return self
             raise FolderInUse(
-                f"{self.folder} is in use: process {owner['pid']} on {owner['host']} writes there. Wait until it has ended, or give "
+                f"{self.folder} is in use: process {owner['pid']} on {owner['host']} writes there. Wait until it has "
+                f"ended, or give "
                 "another folder."
             ) from None
         except OSError:  # a file system without locks

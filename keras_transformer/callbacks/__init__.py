@@ -11,7 +11,7 @@ may be read. On TensorFlow Keras converts the logs of each batch whatever the ca
 from keras_transformer.callbacks.bleu import Bleu
 from keras_transformer.callbacks.checkpoints import Checkpoints
 from keras_transformer.callbacks.curves import LearningCurves, read_curves
-from keras_transformer.callbacks.early_stopping import EarlyStopping
+from keras_transformer.callbacks.early_stopping import EarlyStopping, epochs_since_best
 from keras_transformer.callbacks.finite_guard import FiniteGuard
 from keras_transformer.callbacks.interruption import Interrupted, Interruption
 from keras_transformer.callbacks.learning_rate import LearningRate
@@ -35,5 +35,6 @@ __all__ = [
     "Resume",
     "SpikeRollback",
     "TensorBoard",
+    "epochs_since_best",
     "read_curves",
 ]

@@ -36,22 +36,18 @@ class EarlyStopping(keras.callbacks.Callback):
         self.patience = patience
         self.mode = mode
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.waited >= self.patience:  # it had ended before it was resumed
-            self.model.stop_training = True
-
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
             held = ", ".join(sorted(logs or {}))
             raise ValueError(
                 f"The logs hold no {self.monitor!r}. They hold {held}. Give EarlyStopping one of these as monitor."
             )
-        if self.waited >= self.patience:
+        if epochs_since_best(self.checkpoints.history, self.monitor, self.mode) >= self.patience:
             self.model.stop_training = True
 
-    @property
-    def waited(self):
-        """Epochs since the best one."""
-        sign = -1 if is_less_better(self.monitor, self.mode) else 1
-        values = [sign * row[self.monitor] for row in self.checkpoints.history if row.get(self.monitor) is not None]
-        return len(values) - 1 - values.index(max(values)) if values else 0
+
+def epochs_since_best(history, monitor, mode="auto"):
+    """Epochs that a history, as Checkpoints keeps it, has had since the one with the best value of that name."""
+    sign = -1 if is_less_better(monitor, mode) else 1
+    values = [sign * row[monitor] for row in history if row.get(monitor) is not None]
+    return len(values) - 1 - values.index(max(values)) if values else 0

@@ -212,17 +212,21 @@ def _rounded(measured):
 
 
 def _versions():
-    others = ("keras", "numpy", "sentencepiece", "h5py")
+    installed = installed_backends()
     return {
         "keras_transformer": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        **{package: importlib.metadata.version(package) for package in others},
-        **{
-            backend: importlib.metadata.version(backend) if backend in installed_backends() else "not installed"
-            for backend in BACKENDS
-        },
+        **{package: _version(package) for package in ("keras", "numpy", "sentencepiece", "h5py")},
+        **{backend: _version(backend) if backend in installed else "not installed" for backend in BACKENDS},
     }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # TensorFlow comes under several names
+        return "of unknown version"
 
 
 def _hashes(folder):

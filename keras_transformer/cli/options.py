@@ -22,7 +22,7 @@ def _use_backend(context: click.Context, parameter: click.Parameter, name: str |
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_compiled()
     _start_keras()
-    if (used := sys.modules["keras"].backend.backend()) != name:
+    if "keras" in sys.modules and (used := sys.modules["keras"].backend.backend()) != name:
         raise click.ClickException(
             f"Keras has already started with another backend. Received: --backend {name}. It uses: {used}. "
             f"Set KERAS_BACKEND={name} instead."

@@ -3,8 +3,8 @@
     python tests/reliability/file_layer.py kills 200 FOLDER
     python tests/reliability/file_layer.py faults FOLDER
 
-Children are forked, so that one costs milliseconds; each is killed with signal 9, at every write, fsync and rename in turn and then at
-random moments, or meets a full disk. What is on disk afterwards must be the old or the new, whole. Prints JSON.
+Children are forked, so that one costs milliseconds; each is killed with signal 9, at every write, fsync and rename in turn and
+then at random moments, or meets a full disk. What is on disk afterwards must be the old or the new, whole. Prints JSON.
 """
 
 import errno
@@ -199,7 +199,7 @@ def faults(folder):
         counts["not told"] += not told
         found = outcome(artifact, 2.0, 3.0)
         counts["kept" if found in ("old", "new") else found] += 1
-        counts["left over"] += len([path for path in place.rglob(".*")])
+        counts["left over"] += len(list(place.rglob(".*")))
 
     for kind in KINDS:
         for at in range(operations(kind, folder / f"count{kind.__name__}")):
