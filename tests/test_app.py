@@ -87,7 +87,7 @@ def test_limits_are_told_with_their_reason():
         header = {"Content-Type": "application/json"}
         refused(client.post("/v1/translate", content=b"{", headers=header), 422, "JSON")
         half = b'{"texts": ["\\ud800"]}'  # of a surrogate pair: no text
-        refused(client.post("/v1/translate", content=half, headers=header), 422, "body.texts")
+        refused(client.post("/v1/translate", content=half, headers=header), 422, "lone surrogate")
         refused(client.get("/nowhere"), 404, "Not Found")
         refused(client.get("/v1/translate"), 405, "Method Not Allowed")
 
