@@ -42,6 +42,7 @@ test-jax: .venv/ready
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_cli.py -k "tf_data or data_loader or export"
 
 test-all: test
+	.venv/bin/python $(PIP) --editable '.[browser]'
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
 # Kills, full disks, flipped bits, bad numbers, hostile files; prints the table of docs/reliability.md.
@@ -64,7 +65,7 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(TORCH)
-	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,dev]'
+	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,ctranslate2,onnx,marian,serve,dev]'
 	touch $@
 
 .venv-jax/ready: pyproject.toml constraints.txt

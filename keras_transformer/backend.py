@@ -293,12 +293,24 @@ def small_product(a, b):
     return ops.matmul(a, b)
 
 
-def write_slice(x, values, start, axis):
-    """``x`` with ``values`` in place of what stood from ``start`` on along ``axis``. PyTorch writes into ``x`` itself."""
-    if keras.backend.backend() == "torch":
+def write_slice(x, values, start, axis: int):
+    """``x`` with ``values`` in place of what stood from ``start`` on along ``axis``. PyTorch writes into ``x`` itself.
+
+    On TensorFlow put together from pieces: Keras would use an operation of XLA's, which not every server of SavedModels has.
+    """
+    name = keras.backend.backend()
+    if name == "torch":
         x.narrow(axis, int(start), values.shape[axis]).copy_(values)
         return x
-    return ops.slice_update(x, [start if index == axis else 0 for index in range(len(x.shape))], values)
+    if name == "jax":
+        return ops.slice_update(x, [start if index == axis else 0 for index in range(len(x.shape))], values)
+    import tensorflow as tf
+
+    before = [slice(None)] * axis
+    end = start + tf.shape(values)[axis]
+    written = tf.concat([x[(*before, slice(None, start))], values, x[(*before, slice(end, None))]], axis)
+    written.set_shape(x.shape)
+    return written
 
 
 def written_part(x, end, axis):

@@ -284,8 +284,8 @@ class Translator:
             check_manifest(folder, _KIND)
         return cls(load_model(folder), Tokenizer.load(folder / TOKENIZER_FILE))
 
-    def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None):
-        """Writes a SavedModel whose serving signature decodes; see export.export_saved_model."""
+    def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None, **kwargs):
+        """Writes a SavedModel whose serving signature decodes; see export.export_saved_model, which takes ``kwargs``."""
         export_saved_model(
             self.model,
             self.tokenizer,
@@ -293,6 +293,7 @@ class Translator:
             beam_size=beam_size,
             length_penalty=length_penalty,
             max_length=max_length,
+            **kwargs,
         )
 
 

@@ -311,4 +311,4 @@ def test_export(run, tmp_path):
     result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "saved")])
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "saved" / "card.json").read_text())["search"]["beam_size"] == 4
-    assert (tmp_path / "saved" / "saved_model.pb").is_file()
+    assert (tmp_path / "saved" / "1" / "saved_model.pb").is_file()

@@ -16,6 +16,7 @@ from keras_transformer.cli.doctor import doctor
 from keras_transformer.cli.evaluate import evaluate
 from keras_transformer.cli.export import export
 from keras_transformer.cli.score import score
+from keras_transformer.cli.serve import serve
 from keras_transformer.cli.train import train
 from keras_transformer.cli.translate import translate
 
@@ -42,5 +43,5 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, average, translate, score, evaluate, export, certify, check, doctor):
+for _command in (demo, train, average, translate, score, evaluate, export, serve, certify, check, doctor):
     main.add_command(_command)
