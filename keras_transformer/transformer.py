@@ -21,6 +21,7 @@ from keras_transformer.layers.masking import padding_mask
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
+from keras_transformer.mid_epoch import fit_batches
 from keras_transformer.optimizers import weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
@@ -131,6 +132,7 @@ class Transformer(keras.Model):
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
+        self._follower = _Follower()
         self.build({"source": (None, None), "target": (None, None)})
 
     def _check_numbers(self):
@@ -324,17 +326,24 @@ class Transformer(keras.Model):
         self,
         x=None,
         y=None,
-        *args,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
         validation_data=None,
         shuffle=True,
         class_weight=None,
         sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
         **kwargs,
     ):
         """keras.Model.fit, with ids checked on the host first.
 
         ``shuffle`` concerns arrays and a PyDataset of one's own. The batches of a kt.Batches keep the order their seed gives, and
-        other sources bring their own order, of which Keras would warn.
+        other sources bring their own order, of which Keras would warn. A kt.Batches whose ``restore`` was called is trained on
+        from there: the first epoch is the rest of its epoch.
 
         ``sample_weight`` is (N,) or (N, 1), a weight a sentence, or (N, T), a weight a token.
 
@@ -345,21 +354,22 @@ class Transformer(keras.Model):
         _refuse_class_weight(class_weight)
         check = IdCheck(self.vocabulary_size, needs_labels=True)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
+        kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
+        kwargs |= {"steps_per_epoch": steps_per_epoch, "validation_split": validation_split, "shuffle": shuffle}
         with check.one_error():
             if isinstance(validation_data, (tuple, list)):
                 check.batch(*validation_data[:3])
             elif validation_data is not None:
                 validation_data = check.wrap(validation_data)
+            if isinstance(x, Batches):
+                return fit_batches(super().fit, self, x, check.wrap, validation_data=validation_data, **kwargs)
             x = check.wrap(x, y, sample_weight)
-            return super().fit(
-                x,
-                y,
-                *args,
-                validation_data=validation_data,
-                shuffle=shuffle,
-                sample_weight=sample_weight,
-                **kwargs,
-            )
+            weights = {"sample_weight": sample_weight, "validation_data": validation_data}
+            return super().fit(x, y, batch_size, **weights, **kwargs)
+
+    def followed_by(self, following):
+        """Within, ``following.advance(steps)`` is called after each execution of so many training steps."""
+        return self._follower.put(following)
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
         """keras.Model.evaluate, with ids checked on the host first; see fit. A kt.Batches stays in its epoch."""
@@ -395,7 +405,8 @@ class Transformer(keras.Model):
         super().make_train_function(force)
         if self.train_function is not made:
             kinds = [*self._weights(), lambda: self.optimizer.variables, lambda: self.metrics_variables]
-            self.train_function = keep_state(self.train_function, *kinds)
+            function = keep_state(self.train_function, *kinds)
+            self.train_function = self._follower.told(function, self.steps_per_execution)
 
     def make_test_function(self, force=False):
         made = self.test_function
@@ -514,13 +525,32 @@ class Transformer(keras.Model):
         )
 
 
-@contextlib.contextmanager
 def _same_epoch(x):
     """Lets a Batches that is read through by the way go on where it was: to it, a reading looks like an epoch of ``fit``."""
-    epoch = x.epoch if isinstance(x, Batches) else None
-    yield
-    if epoch is not None:
-        x.set_epoch(epoch)
+    return x.aside() if isinstance(x, Batches) else contextlib.nullcontext()
+
+
+class _Follower:
+    """Who is told of the steps of training; a plain object, because Keras tracks what a model's attributes are set to."""
+
+    _following = None
+
+    @contextlib.contextmanager
+    def put(self, following):
+        self._following = following
+        try:
+            yield
+        finally:
+            self._following = None
+
+    def told(self, function, steps):
+        def told_function(*args):
+            result = function(*args)
+            if self._following is not None:
+                self._following.advance(steps)
+            return result
+
+        return told_function
 
 
 class _Scoring:

@@ -4,6 +4,7 @@ Last in the text room. Every distinct shape costs a compilation on JAX, and ever
 costs; so the shapes are chosen from the lengths that the corpus has.
 """
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -33,8 +34,9 @@ class Batches(keras.utils.PyDataset):
     An epoch here is once through the pairs. When Keras has asked for the last batch of one and asks
     for the first again, the next has begun: in ``fit`` with ``steps_per_epoch``, which then takes
     several of its epochs for one of these, and from one ``fit`` to another. An epoch that was broken
-    off is begun anew. Keras does not say what it asks for, so ``evaluate`` of another model than
-    kt.Transformer, which takes care, counts too; give it another object, or say set_epoch afterwards.
+    off is begun anew, unless ``restore`` is told to go on in it. Keras does not say what it asks for, so
+    ``evaluate`` of another model than kt.Transformer, which takes care, counts too; give it another
+    object, or say set_epoch afterwards.
 
     Args:
         source: path of a text file (plain or gzip), or a list of str.
@@ -147,9 +149,86 @@ class Batches(keras.utils.PyDataset):
         self._begin(epoch)
         self._is_watched = False
 
+    def state(self):
+        """Where training stands: ``{"epoch": int, "position": int}``, the next batch to train on, for ``restore``.
+
+        Under ``fit`` of a kt.Transformer it is exact after every step, however far data are read ahead. Elsewhere it is the
+        batch after the last one asked for.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> texts = ["a dog", "a cat", "a bird", "a fish"]
+        >>> tokenizer = kt.Tokenizer.train(texts, vocabulary_size=280)
+        >>> batches = kt.Batches(texts, texts, tokenizer, batch_tokens=16)
+        >>> batches.restore({"epoch": 3, "position": 1})
+        >>> batches.state(), batches.full_length - len(batches)
+        ({'epoch': 3, 'position': 1}, 1)
+        """
+        epoch, position = self._trained or (self._epoch, self._asked)
+        if position == self.full_length:
+            epoch, position = epoch + 1, 0
+        return {"epoch": epoch, "position": position}
+
+    def restore(self, state):
+        """Goes on from a state: the rest of that epoch, which is one shorter epoch, and then whole ones.
+
+        ``fit`` of a kt.Transformer trains the rest as its first epoch. Another Keras model takes all epochs of one call for as
+        long as the first: give it ``epochs=initial_epoch + 1`` and call ``fit`` once more for the others.
+
+        Args:
+            state: what ``state`` gave, of a Batches with the same texts and arguments.
+
+        Raises:
+            ValueError: it is no such state, or lies beyond the epoch's end.
+        """
+        if not isinstance(state, dict) or set(state) != {"epoch", "position"}:
+            raise ValueError(f'The state must be {{"epoch": int, "position": int}}. Received: {state!r}.')
+        _check_integers(0, **state)
+        if state["position"] > self.full_length:
+            raise ValueError(
+                f"The state {state!r} lies beyond the end of an epoch of {self.full_length} batches: it belongs to other texts "
+                "or arguments. Give those it was made with."
+            )
+        is_over = state["position"] == self.full_length
+        self.set_epoch(int(state["epoch"]) + is_over)
+        self._start = self._asked = 0 if is_over else int(state["position"])
+
+    @property
+    def full_length(self):
+        """Batches in a whole epoch; ``len`` is that less those before the position that ``restore`` was given."""
+        return len(self._plan)
+
+    def beginning(self):
+        """The state in which the next ``fit`` begins."""
+        return {"epoch": self.epoch, "position": 0 if self._is_served else self._start}
+
+    def trained_on(self, batches):
+        """Takes note that so many more batches have been trained on, whatever was read ahead; for ``fit``.
+
+        No execution of several steps crosses the end of an epoch.
+        """
+        epoch, position = self._trained or (self._epoch, self._start)
+        if position == self.full_length:
+            epoch, position = epoch + 1, 0
+        self._trained = epoch, min(position + batches, self.full_length)
+
+    def example(self, index):
+        """One of the first two batches of an epoch: they differ in S, and in T, where these differ at all."""
+        return self._make(*self._plan[index])
+
+    @contextlib.contextmanager
+    def aside(self):
+        """Within, it can be read through by the way; it then goes on where it was."""
+        kept = dict(vars(self))
+        yield
+        vars(self).update(kept)
+
     def _begin(self, epoch):
         self._plan = self._deal(epoch)
         self._epoch = epoch
+        self._start = self._asked = 0
+        self._trained = None
         self._is_served = False  # whether the last batch has been asked for
 
     def _deal(self, epoch):
@@ -167,15 +246,22 @@ class Batches(keras.utils.PyDataset):
         return _with_different_start(plan)
 
     def __len__(self):
-        return len(self._plan)
+        return len(self._plan) - self._start
 
     def __getitem__(self, index):
         # Here and not in on_epoch_end: TensorFlow reads ahead, into the next epoch before Keras has ended this one.
         if index == 0 and self._is_served:
+            trained = self._trained
             self._begin(self._epoch + 1)
-        bucket, pairs = self._plan[index]
-        if self._is_watched and index == len(self) - 1:
+            self._trained = trained
+        place = self._start + range(len(self))[index]
+        batch = self._make(*self._plan[place])
+        self._asked = place + 1
+        if self._is_watched and self._asked == len(self._plan):
             self._is_served = True
+        return batch
+
+    def _make(self, bucket, pairs):
         pad_id = self.tokenizer.pad_id
         source = self._source.padded(pairs, bucket.source_length, pad_id)
         target = self._target.padded(pairs, bucket.target_length, pad_id, skip_last=1)
