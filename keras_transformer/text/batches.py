@@ -1,21 +1,32 @@
 """Pairs of sentences -> padded batches for ``fit``: few shapes, little padding, an order that a seed fixes.
 
 Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position costs what a real one
-costs; so the shapes are chosen from the lengths that the corpus has.
+costs; so the shapes are chosen from the lengths that the corpus has (buckets.py), or several pairs share a line (packing.py).
+Batches are laid out from rows of ids in memory or in prepared shards, here or by worker processes: always the same.
 """
 
 import contextlib
 import dataclasses
 import itertools
+import math
+import os
 
 import keras
 import numpy as np
 
-from keras_transformer.text.corpus import read_pairs
-from keras_transformer.text.ids import check_ids
+from keras_transformer.text.buckets import group_by_shape
+from keras_transformer.text.corpus import Corpus, PairStream, none_left
+from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.foreign import as_tokenizer
+from keras_transformer.text.mixture import Mixture
+from keras_transformer.text.packing import Packs, pack
+from keras_transformer.text.prefetch import Prefetch
+from keras_transformer.text.rows import Layout, RowsBuilder, SampledLayout, Texts
+from keras_transformer.text.store import Store
+from keras_transformer.text.workers import WorkerError, Workers
 
-# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding hardly falls.
-_GRID = 40
+# Pairs cut into pieces at a time.
+_CHUNK = 8192
 
 
 class Batches(keras.utils.PyDataset):
@@ -39,20 +50,30 @@ class Batches(keras.utils.PyDataset):
     object, or say set_epoch afterwards.
 
     Args:
-        source: path of a text file (plain or gzip), or a list of str.
+        source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Mixture of
+            several corpora, or the folder of prepared text.
         target: the same for the translations, line by line.
-        tokenizer: a Tokenizer.
+        tokenizer: a Tokenizer, or one of keras-nlp or Hugging Face's tokenizers (see as_tokenizer); None for prepared text, which
+            has its own.
         batch_tokens: most padded positions of a batch on its longer side: B max(S, T).
         seed: of the order; an integer from 0 to 2**63 - 1.
         shuffle: False for one fixed order, as for validation.
         max_length: most positions of a source or target row; pairs with more are left out and
             counted.
         num_buckets: most shapes.
+        packed_length: positions of a line that several pairs share, on the longer side; None for a line a pair. The one shape then
+            makes num_buckets meaningless, and the inputs hold "source_segments" (B, S) and "target_segments" (B, T) as well.
+        sampling: alpha of subword sampling (see Tokenizer.sample), which cuts texts into other pieces in every epoch; None for
+            the same pieces always.
+        num_workers: processes that lay batches out ahead of time; 0 does it when asked. What they give is the same.
+        row_multiple: B is a multiple of it, as the devices of a data-parallel step want it.
+        process: (index, count) of this process among those that train together: it gets B / count rows of every batch. All take
+            the same number of steps.
 
     Attributes:
         num_pairs: pairs in an epoch.
         skipped: pairs left out: {"empty": a side is blank, "max_length": too long for it,
-            "batch_tokens": too long for it}.
+            "batch_tokens": too long for it}, and those a PairStream's filters left out.
         num_tokens: label tokens of an epoch, eos counted, padding not.
         padding_share: padding among all source and target positions of an epoch.
         shapes: list of (B, S, T), by S + T.
@@ -60,8 +81,9 @@ class Batches(keras.utils.PyDataset):
             see set_epoch.
 
     Raises:
-        ValueError: see read_pairs; no pair is left; ids outside the vocabulary; an argument is
+        ValueError: see PairStream; no pair is left; ids outside the vocabulary; an argument is
             impossible.
+        WorkerError: from a batch: a worker died, raised, or gave none within 8 seconds.
 
     Example:
 
@@ -77,61 +99,109 @@ class Batches(keras.utils.PyDataset):
     def __init__(
         self,
         source,
-        target,
-        tokenizer,
+        target=None,
+        tokenizer=None,
         batch_tokens=4096,
         seed=0,
         shuffle=True,
         max_length=256,
         num_buckets=8,
+        packed_length=None,
+        sampling=None,
+        num_workers=0,
+        row_multiple=1,
+        process=(0, 1),
     ):
         super().__init__()
-        _check_integers(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
-        _check_integers(0, seed=seed)
-        self.tokenizer = tokenizer
+        sizes = {"batch_tokens": batch_tokens, "max_length": max_length, "num_buckets": num_buckets}
+        _check_integers(1, **sizes, row_multiple=row_multiple, **({} if packed_length is None else {"packed_length": packed_length}))
+        _check_integers(0, seed=seed, num_workers=num_workers)
+        self.process = _checked_process(process)
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.shuffle = shuffle
         self.max_length = max_length
         self.num_buckets = num_buckets
-        corpus = read_pairs(source, target)
-        self._source = _Rows(tokenizer.encode(corpus.source, add_eos=True))
-        self._target = _Rows(tokenizer.encode(corpus.target, add_bos=True, add_eos=True))
-        self._source.check(tokenizer.vocabulary_size, corpus.source_name, corpus.lines)
-        self._target.check(tokenizer.vocabulary_size, corpus.target_name, corpus.lines)
+        self.packed_length = packed_length
+        self.sampling = sampling
+        self.num_workers = num_workers
+        self.row_multiple = row_multiple
+        corpus = _read(source, target, tokenizer, keep_texts=sampling is not None)
+        self.tokenizer = corpus.tokenizer
+        self._layout = Layout(corpus.source, corpus.target, self.tokenizer.pad_id, packed=packed_length is not None)
+        self._source_lengths = corpus.source.lengths
+        self._target_lengths = corpus.target.lengths - 1  # bos and eos stand on different sides of the shift
         self._make_buckets(corpus)
+        if sampling is not None:
+            self.tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
+            self._layout = SampledLayout(
+                self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
+            )
+        self._prefetch = None
         self.set_epoch(0)
 
     def _make_buckets(self, corpus):
-        source_lengths = self._source.lengths
-        target_lengths = self._target.lengths - 1  # bos and eos stand on different sides of the shift
+        source_lengths, target_lengths = self._source_lengths, self._target_lengths
         longest = np.maximum(source_lengths, target_lengths)
-        too_long = longest > self.max_length
-        over_budget = ~too_long & (longest > self.batch_tokens)
+        limit = self.max_length if self.packed_length is None else min(self.max_length, self.packed_length)
+        too_long = longest > limit
+        multiple = math.lcm(self.row_multiple, self.process[1])
+        budget = self.batch_tokens // multiple
+        over_budget = ~too_long & (longest > budget)
+        dropped = dict(corpus.counts.dropped)
         self.skipped = {
-            "empty": corpus.counts.empty,
-            "max_length": int(too_long.sum()),
+            "empty": dropped.pop("empty", 0),
+            "max_length": dropped.pop("max_length", 0) + int(too_long.sum()),
             "batch_tokens": int(over_budget.sum()),
-        }
-        pairs = np.flatnonzero(~too_long & ~over_budget)
+        } | dropped
+        pairs = np.flatnonzero(~too_long & ~over_budget).astype("int32")
         if not pairs.size:
             raise ValueError(
-                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest has {longest.min()} "
-                f"positions, allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. Raise them."
+                f"No pair of {corpus.name} is left: the shortest has {longest.min()} "
+                f"positions, allowed are max_length={limit} and batch_tokens={self.batch_tokens}"
+                f"{f' for {multiple} rows' if multiple > 1 else ''}. Raise them."
             )
-        source_lengths, target_lengths = source_lengths[pairs], target_lengths[pairs]
-        self._buckets = [
-            _make_bucket(pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens)
-            for members in _group_by_shape(source_lengths, target_lengths, self.num_buckets)
-        ]
+        repeats = corpus.repeats(pairs)
+        if self.packed_length is None:
+            lengths = source_lengths[pairs], target_lengths[pairs]
+            groups = group_by_shape(*lengths, self.num_buckets)
+            self._buckets = [self._bucket(pairs[x], None if repeats is None else repeats[x], multiple) for x in groups]
+        else:
+            self._buckets = [self._packed_bucket(pairs, repeats, multiple)]
         self._buckets.sort(key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape))
         self.shapes = [bucket.shape for bucket in self._buckets]
-        self.num_pairs = len(pairs)
-        self.num_tokens = int(target_lengths.sum())
+        self.num_pairs = sum(bucket.num_pairs for bucket in self._buckets)
+        self.num_tokens = sum(bucket.target_tokens for bucket in self._buckets)
         positions = sum(
             bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length) for bucket in self._buckets
         )
-        self.padding_share = 1 - (int(source_lengths.sum()) + self.num_tokens) / positions
+        self.padding_share = 1 - (sum(bucket.source_tokens for bucket in self._buckets) + self.num_tokens) / positions
+
+    def _bucket(self, pairs, repeats, multiple):
+        source_length, target_length = (int(x[pairs].max()) for x in (self._source_lengths, self._target_lengths))
+        return self._sized(_repeated(pairs, repeats), None, source_length, target_length, multiple)
+
+    def _packed_bucket(self, pairs, repeats, multiple):
+        if repeats is not None:
+            raise ValueError("packed_length does not go with a Mixture, whose pairs change with the epoch. Give one of them.")
+        length = min(self.packed_length, self.batch_tokens // multiple)
+        packs = pack(self._source_lengths[pairs], self._target_lengths[pairs], length)
+        packs = dataclasses.replace(packs, pairs=pairs[packs.pairs])
+        lines = _repeated(np.arange(len(packs), dtype="int32"), None)
+        return self._sized(lines, packs, packs.source_length, packs.target_length, multiple)
+
+    def _sized(self, repeated, packs, source_length, target_length, multiple):
+        """The bucket with as few rows as its batches need."""
+        number = repeated.number
+        most_rows = self.batch_tokens // max(source_length, target_length) // multiple * multiple
+        num_batches = -(-number // most_rows)
+        # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
+        rows = -(-number // (num_batches * multiple)) * multiple
+        num_batches = -(-number // rows)
+        members = repeated.members if packs is None else packs.pairs
+        tokens = [repeated.total(lengths[members]) for lengths in (self._source_lengths, self._target_lengths)]
+        num_pairs = number if packs is None else len(members)
+        return _Bucket(repeated, packs, rows, source_length, target_length, num_batches, num_pairs, *tokens)
 
     @property
     def epoch(self):
@@ -215,7 +285,7 @@ class Batches(keras.utils.PyDataset):
 
     def example(self, index):
         """One of the first two batches of an epoch: they differ in S, and in T, where these differ at all."""
-        return self._make(*self._plan[index])
+        return self._layout(self._request(index))
 
     @contextlib.contextmanager
     def aside(self):
@@ -232,14 +302,14 @@ class Batches(keras.utils.PyDataset):
         self._is_served = False  # whether the last batch has been asked for
 
     def _deal(self, epoch):
-        """The epoch's batches in order: list of (bucket, pair numbers (B,)); -1 stands for a row of padding."""
+        """The epoch's batches in order: list of (bucket, its lines (B,)); -1 stands for a line of padding."""
         # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy to the next.
         bits = np.random.Philox(key=np.array([self.seed, epoch], dtype="uint64"))
         plan = []
         for bucket in self._buckets:
-            order = np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable") if self.shuffle else slice(None)
-            rows = np.full(bucket.num_batches * bucket.rows, -1)
-            rows[: len(bucket.pairs)] = bucket.pairs[order]
+            members = bucket.repeated.of_epoch(bits, self.shuffle)
+            rows = np.full(bucket.num_batches * bucket.rows, -1, "int32")
+            rows[: len(members)] = members
             plan += [(bucket, batch) for batch in rows.reshape(bucket.num_batches, bucket.rows)]
         if self.shuffle:
             plan = [plan[index] for index in np.argsort(bits.random_raw(len(plan)), kind="stable")]
@@ -255,18 +325,36 @@ class Batches(keras.utils.PyDataset):
             self._begin(self._epoch + 1)
             self._trained = trained
         place = self._start + range(len(self))[index]
-        batch = self._make(*self._plan[place])
+        batch = self._make(place)
         self._asked = place + 1
         if self._is_watched and self._asked == len(self._plan):
             self._is_served = True
         return batch
 
-    def _make(self, bucket, pairs):
-        pad_id = self.tokenizer.pad_id
-        source = self._source.padded(pairs, bucket.source_length, pad_id)
-        target = self._target.padded(pairs, bucket.target_length, pad_id, skip_last=1)
-        labels = self._target.padded(pairs, bucket.target_length, pad_id, skip_first=1)
-        return {"source": source, "target": target}, labels
+    def _make(self, place):
+        if self.num_workers == 0:
+            return self._layout(self._request(place))
+        if self._prefetch is None:
+            self._prefetch = Prefetch(Workers(self._layout, self.num_workers))
+        try:
+            return self._prefetch.get(self._plan, place, self._request)
+        except WorkerError:
+            self._prefetch = None  # the next batch starts workers anew
+            raise
+
+    def _request(self, place):
+        """What a worker is asked for: (pairs (B, P), S, T, epoch); of this process's rows."""
+        bucket, lines = self._plan[place]
+        index, count = self.process
+        lines = lines[index::count]
+        pairs = lines[:, None] if bucket.packs is None else bucket.packs.lines(lines)
+        return pairs, bucket.source_length, bucket.target_length, self._epoch
+
+    def close(self):
+        """Ends the workers, if there are any; they also end with this object. They start anew when a batch is asked for."""
+        if self._prefetch is not None:
+            self._prefetch.close()
+            self._prefetch = None
 
     def on_epoch_begin(self):
         """Called by Keras. What is looked at outside of its epochs counts for nothing."""
@@ -277,102 +365,167 @@ class Batches(keras.utils.PyDataset):
         self._is_watched = self._is_watched and not self._is_served
 
 
-class _Rows:
-    """Rows of ids of different lengths, kept as one array; row -1 is empty."""
+@dataclasses.dataclass
+class _Corpus:
+    """What Batches needs of a corpus: rows, counts, perhaps texts."""
 
-    def __init__(self, rows):
-        self.lengths = np.fromiter((len(row) for row in rows), dtype="int64", count=len(rows))
-        self._ids = np.asarray(list(itertools.chain.from_iterable(rows)))
-        # A last row of no ids stands for a row of padding.
-        ends = np.cumsum(self.lengths)
-        self._begins = np.append(ends - self.lengths, 0)
-        self._ends = np.append(ends, 0)
+    tokenizer: object
+    source: object
+    target: object
+    counts: PairCounts
+    name: str
+    source_texts: object = None
+    target_texts: object = None
+    mixture: Mixture | None = None
+    corpus_of: np.ndarray | None = None  # of each pair, in a mixture
 
-    def check(self, vocabulary_size, name, lines):
-        """Raises for an id outside the vocabulary, naming the line it came from; then stores ids in 32 bits."""
-        try:
-            check_ids(self._ids, vocabulary_size)
-        except ValueError:
-            for number, row in zip(lines, np.split(self._ids, self._begins[1:-1]), strict=True):
-                check_ids(row, vocabulary_size, name=f"the tokenizer's ids of {name}:{number}")
-        self._ids = self._ids.astype("int32")
+    def repeats(self, pairs):
+        """How often each of these pairs occurs in an epoch; None for once."""
+        if self.mixture is None:
+            return None
+        corpus_of = self.corpus_of[pairs]
+        sizes = np.bincount(corpus_of, minlength=len(self.mixture.corpora))
+        if not sizes.all():
+            raise ValueError(f"No pair of corpus {int(np.argmin(sizes))} of the mixture is left. Raise max_length, or leave it out.")
+        return np.array(self.mixture.repeats(sizes.tolist()))[corpus_of]
 
-    def padded(self, rows, length, pad_id, skip_first=0, skip_last=0):
-        """Those rows, without so many ids in front and behind, as one array (B, length)."""
-        places = self._begins[rows][:, None] + skip_first + np.arange(length)  # (B, length)
-        inside = places < self._ends[rows][:, None] - skip_last
-        return np.where(inside, self._ids.take(places, mode="clip"), np.int32(pad_id))
+
+def _read(source, target, tokenizer, keep_texts):
+    """Whatever Batches was given, read."""
+    if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):
+        return _prepared(source, tokenizer)
+    if tokenizer is None:
+        raise ValueError("Text needs a tokenizer. Received: tokenizer=None. Only prepared text brings its own.")
+    tokenizer = as_tokenizer(tokenizer)
+    mixture = source if isinstance(source, Mixture) else None
+    streams = [_stream(*parts) for parts in ([(x,) for x in mixture.corpora] if mixture else [(source, target)])]
+    sides = [RowsBuilder(tokenizer.vocabulary_size) for _ in range(2)]
+    texts, sizes, counts = ([], []), [], PairCounts(0, 0)
+    for stream in streams:
+        size, corpus_counts = _encode(stream, tokenizer, sides, texts if keep_texts else None)
+        sizes.append(size)
+        counts = counts + corpus_counts
+    if not sum(sizes):
+        raise ValueError(none_left(streams[0]))
+    name = " and ".join(dict.fromkeys(name for stream in streams for name in (stream.source_name, stream.target_name)))
+    corpus = _Corpus(tokenizer, *(side.rows() for side in sides), counts, name)
+    if keep_texts:
+        corpus.source_texts, corpus.target_texts = map(Texts, texts)
+    if mixture:
+        corpus.mixture, corpus.corpus_of = mixture, np.repeat(np.arange(len(sizes)), sizes)
+    return corpus
+
+
+def _stream(source, target=None):
+    if isinstance(source, PairStream):
+        return source
+    if isinstance(source, Corpus):
+        return PairStream(source.source, source.target)
+    if target is None and isinstance(source, tuple) and len(source) == 2:
+        return PairStream(*source)
+    return PairStream(source, target)
+
+
+def _encode(stream, tokenizer, sides, texts):
+    """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts)."""
+    pairs, size, blank = iter(stream), 0, 0
+    while chunk := list(itertools.islice(pairs, _CHUNK)):
+        source = tokenizer.encode([pair[1] for pair in chunk], add_eos=True)
+        target = tokenizer.encode([pair[2] for pair in chunk], add_bos=True, add_eos=True)
+        # Text of which no piece is left, such as a byte order mark alone.
+        kept = [place for place in range(len(chunk)) if len(source[place]) > 1 and len(target[place]) > 2]
+        blank += len(chunk) - len(kept)
+        size += len(kept)
+        for side, rows, name in zip(sides, (source, target), ("source", "target"), strict=True):
+            rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]
+            side.extend(rows, lambda number, name=name: stream.place(chunk[kept[number]][0], name))  # noqa: B023, called now
+        if texts is not None:
+            for column, kept_texts in enumerate(texts, start=1):
+                kept_texts += [chunk[place][column] for place in kept]
+    return size, stream.counts + PairCounts(0, -blank, {"empty": blank} if blank else {})
+
+
+def _prepared(folder, tokenizer):
+    store = Store(folder)
+    if tokenizer is None:
+        from keras_transformer.text.foreign import load_tokenizer
+
+        tokenizer = load_tokenizer(os.path.join(folder, "tokenizer.model"))
+    if tokenizer.vocabulary_size != store.manifest["vocabulary_size"]:
+        raise ValueError(
+            f"{folder} was prepared with {store.manifest['vocabulary_size']} pieces. Received: a tokenizer of "
+            f"{tokenizer.vocabulary_size}. Leave tokenizer out: prepared text has its own."
+        )
+    counts = PairCounts(**store.manifest["counts"])
+    sides = store.source, store.target, counts, os.fspath(folder), store.source_texts, store.target_texts
+    return _Corpus(tokenizer, *sides)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Repeated:
+    """Pairs or lines of a bucket, each as often as an epoch asks for.
+
+    Args:
+        members: their numbers.
+        whole: how often each occurs in every epoch.
+        rests: list of (places among the members, how many of them occur once more).
+        times: how often each occurs, on average; None for once.
+    """
+
+    members: np.ndarray
+    whole: np.ndarray | None
+    rests: list
+    times: np.ndarray | None
+
+    @property
+    def number(self):
+        """Of an epoch, the same in each."""
+        whole = len(self.members) if self.whole is None else int(self.whole.sum())
+        return whole + sum(more for _, more in self.rests)
+
+    def total(self, lengths):
+        """The sum over an epoch of what each member has; on average, in a mixture."""
+        return int(lengths.sum()) if self.times is None else round(float((lengths * self.times).sum()))
+
+    def of_epoch(self, bits, shuffle):
+        """The members of one epoch, in its order."""
+        members = self.members if self.whole is None else np.repeat(self.members, self.whole)
+        for places, more in self.rests:
+            chosen = np.argsort(bits.random_raw(len(places)), kind="stable")[:more] if shuffle else slice(more)
+            members = np.append(members, self.members[places[chosen]])
+        return members[np.argsort(bits.random_raw(len(members)), kind="stable")] if shuffle else members
+
+
+def _repeated(members, repeats):
+    if repeats is None:
+        return _Repeated(members, None, [], None)
+    whole = np.floor(repeats + 1e-9).astype("int64")
+    rests = []
+    for rate in np.unique(repeats - whole):
+        places = np.flatnonzero(repeats - whole == rate)
+        more = round(float(rate) * len(places))
+        if more > 0:
+            rests.append((places, more))
+    return _Repeated(members, whole, rests, repeats)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Bucket:
-    """Pairs that share one shape."""
+    """Pairs, or lines of packed pairs, that share one shape."""
 
-    pairs: np.ndarray
+    repeated: _Repeated
+    packs: Packs | None
     rows: int
     source_length: int
     target_length: int
     num_batches: int
+    num_pairs: int
+    source_tokens: int
+    target_tokens: int
 
     @property
     def shape(self):
         return self.rows, self.source_length, self.target_length
-
-
-def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
-    source_length, target_length = int(source_lengths.max()), int(target_lengths.max())
-    most_rows = batch_tokens // max(source_length, target_length)
-    num_batches = -(-len(pairs) // most_rows)
-    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
-    rows = -(-len(pairs) // num_batches)
-    return _Bucket(pairs, rows, source_length, target_length, num_batches)
-
-
-def _group_by_shape(source_lengths, target_lengths, num_buckets):
-    """Parts the pairs into at most num_buckets groups so that few positions are padded; a list of index arrays.
-
-    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that fits. Shapes are points
-    of a grid of lengths: each in turn is taken out and put where it saves most, until nothing changes.
-    """
-    source_grid, source_cells = _grid_cells(source_lengths)
-    target_grid, target_cells = _grid_cells(target_lengths)
-    grid = len(source_grid), len(target_grid)
-    pair_cells = np.ravel_multi_index((source_cells, target_cells), grid)
-    cells, places, weights = np.unique(pair_cells, return_inverse=True, return_counts=True)  # cells that hold pairs
-    rows, columns = np.unravel_index(np.arange(grid[0] * grid[1]), grid)
-    sizes = source_grid[rows] + target_grid[columns]
-    fits = (rows[:, None] >= rows[cells]) & (columns[:, None] >= columns[cells])  # fits[shape, cell]
-
-    def cost(shapes):
-        """Positions each cell's pairs take in the smallest of the shapes that fits."""
-        return np.where(fits[shapes], sizes[shapes][:, None], sizes[-1]).min(axis=0)
-
-    def best_addition(shapes):
-        saved = np.where(fits, np.maximum(cost(shapes) - sizes[:, None], 0), 0) @ weights
-        return int(np.argmax(saved))
-
-    shapes = [len(sizes) - 1] * min(num_buckets, len(weights))  # the largest, which fits all; the first stays
-    improved = True
-    while improved:
-        improved = False
-        for place in range(1, len(shapes)):
-            others = shapes[:place] + shapes[place + 1 :]
-            moved = [*others[:place], best_addition(others), *others[place:]]
-            if cost(moved) @ weights < cost(shapes) @ weights:
-                shapes, improved = moved, True
-    choice = np.where(fits[shapes], sizes[shapes][:, None], sizes[-1] + 1).argmin(axis=0)
-    return [np.flatnonzero(choice[places] == group) for group in np.unique(choice)]
-
-
-def _grid_cells(lengths):
-    """At most _GRID of the lengths, the longest among them; and the place in it of the first that is not shorter, for each."""
-    grid = np.unique(lengths)
-    if len(grid) > _GRID:
-        # Half of them follow the bulk of the lengths, half the few long ones.
-        bulk = np.quantile(lengths, np.linspace(0, 1, _GRID // 2 + 1)[1:], method="higher")
-        tail = np.geomspace(grid[0], grid[-1], _GRID // 2)[:-1]
-        grid = np.unique(np.append(bulk, grid[np.searchsorted(grid, tail)]))
-    return grid, np.searchsorted(grid, lengths)
 
 
 def _with_different_start(plan):
@@ -401,3 +554,10 @@ def _check_integers(minimum, **arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not minimum <= value < 2**63:
             raise ValueError(f"{name} must be an integer from {minimum} to 2**63 - 1. Received: {value!r}.")
+
+
+def _checked_process(process):
+    is_pair = isinstance(process, tuple) and len(process) == 2 and all(isinstance(x, int) for x in process)
+    if not is_pair or not 0 <= process[0] < process[1]:
+        raise ValueError(f"process must be (index, count) with 0 <= index < count. Received: {process!r}.")
+    return process
