@@ -9,6 +9,7 @@ import contextvars
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
@@ -17,7 +18,7 @@ from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
 from keras_transformer.layers.encoder import Encoder
-from keras_transformer.layers.masking import padding_mask
+from keras_transformer.layers.masking import padding_mask, segment_mask, segment_positions
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
@@ -61,7 +62,9 @@ class Transformer(keras.Model):
             Python's generator, which keras.utils.set_random_seed seeds.
 
     Call arguments:
-        inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos.
+        inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos. Where several pairs share a line, also
+            "source_segments" (B, S) and "target_segments" (B, T), which count them from 1 and are 0 at padding: attention then
+            stays inside a pair, whose positions begin at 0.
 
     Returns:
         Logits (B, T, V) in float32.
@@ -222,15 +225,32 @@ class Transformer(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
+        if "target_segments" in inputs:
+            return self._call_packed(inputs, training)
         source_mask = padding_mask(inputs["source"], self.pad_id)  # (B, 1, 1, S)
         encoder_output = self.encode(inputs["source"], source_mask, training=training)  # (B, S, D)
         x = self._embed(self.target_embedding, inputs["target"], training=training)  # (B, T, D)
         x = self.decoder(x, encoder_output, encoder_mask=source_mask, training=training)
         return x if self._scoring.open else self.logits(x)
 
-    def encode(self, source, source_mask, training=None):
-        """Source ids (B, S) and their mask (B, 1, 1, S) -> encoder output (B, S, D)."""
-        x = self._embed(self.source_embedding, source, training=training)
+    def _call_packed(self, inputs, training):
+        """``call`` where several pairs share a line."""
+        source_segments, target_segments = inputs["source_segments"], inputs["target_segments"]
+        source_mask = segment_mask(source_segments, source_segments)  # (B, 1, S, S)
+        positions = segment_positions(source_segments)
+        encoder_output = self.encode(inputs["source"], source_mask, positions, training=training)  # (B, S, D)
+        positions = segment_positions(target_segments)
+        x = self._embed(self.target_embedding, inputs["target"], positions=positions, training=training)  # (B, T, D)
+        masks = {
+            "attention_mask": segment_mask(target_segments, target_segments),  # (B, 1, T, T)
+            "encoder_mask": segment_mask(target_segments, source_segments),  # (B, 1, T, S)
+        }
+        x = self.decoder(x, encoder_output, **masks, training=training)
+        return x if self._scoring.open else self.logits(x)
+
+    def encode(self, source, source_mask, positions=None, training=None):
+        """Source ids (B, S), their mask (B, 1, 1, S) and, if they are packed, positions (B, S) -> encoder output (B, S, D)."""
+        x = self._embed(self.source_embedding, source, positions=positions, training=training)
         return self.encoder(x, attention_mask=source_mask, training=training)
 
     def init_cache(self, encoder_output, beam_size, max_length):
@@ -247,8 +267,54 @@ class Transformer(keras.Model):
         """Decoder output (B, T, D) -> float32 logits (B, T, V)."""
         return ops.cast((self.output_projection or self.target_embedding).logits(hidden), "float32")
 
-    def _embed(self, embedding, ids, start=0, training=None):
-        return self.embedding_dropout(self.positions(embedding(ids), start=start), training=training)
+    def _embed(self, embedding, ids, start=0, positions=None, training=None):
+        return self.embedding_dropout(
+            self.positions(embedding(ids), start=start, positions=positions), training=training
+        )
+
+    def resize_vocabulary(self, vocabulary_size, rows=None, seed=None):
+        """A model of another vocabulary with these weights; what they know of shared pieces stays exactly as it is.
+
+        Args:
+            vocabulary_size: V of the new model.
+            rows: (V,) for each new id the old one whose row it takes, or -1 for a new one; see text.shared_rows. None for the ids
+                both have.
+            seed: of the rows that are new; None for the model's.
+
+        Returns:
+            Transformer, not compiled: an optimizer's state would be of the old shapes.
+
+        Raises:
+            ValueError: rows are of another length or name no old id.
+
+        Example:
+
+        >>> import numpy as np
+        >>> import keras_transformer as kt
+        >>> model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=1)
+        >>> larger = model.resize_vocabulary(25)
+        >>> inputs = {"source": np.array([[5, 6, 3]]), "target": np.array([[2, 7]])}
+        >>> bool(np.allclose(np.asarray(model(inputs)), np.asarray(larger(inputs))[..., :20], atol=1e-6))
+        True
+        """
+        if rows is None:
+            rows = [number if number < self.vocabulary_size else -1 for number in range(vocabulary_size)]
+        rows = np.asarray(rows)
+        if rows.shape != (vocabulary_size,) or rows.min() < -1 or rows.max() >= self.vocabulary_size:
+            raise ValueError(
+                f"rows must hold {vocabulary_size} ids from -1 to {self.vocabulary_size - 1}. Received: shape {rows.shape}, from "
+                f"{rows.min()} to {rows.max()}."
+            )
+        seed = self.seed if seed is None else seed
+        model = Transformer.from_config(self.get_config() | {"vocabulary_size": vocabulary_size, "seed": seed})
+        holders = (self.source_embedding, self.target_embedding, self.output_projection)
+        tables = {weight.path for layer in holders if layer is not None for weight in layer.weights}
+        for old, new in zip(self.weights, model.weights, strict=True):
+            values = ops.convert_to_numpy(old)
+            if old.path in tables:  # (V, D)
+                values = np.where((rows >= 0)[:, None], values[rows], ops.convert_to_numpy(new))
+            new.assign(values)
+        return model
 
     def compute_output_shape(self, input_shape):
         return (*input_shape["target"], self.vocabulary_size)

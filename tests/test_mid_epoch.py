@@ -61,7 +61,8 @@ class Diary(keras.callbacks.Callback):
 
 def test_state_counts_steps_and_not_what_was_read_ahead(model):
     batches = make_batches()
-    assert (length := batches.full_length) == len(batches) == 7
+    length = batches.full_length
+    assert length == len(batches) == 7
     diary = Diary(batches)
     model.fit(batches, epochs=2, verbose=0, callbacks=[diary])
     expected = []

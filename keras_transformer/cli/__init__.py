@@ -1,4 +1,4 @@
-"""The command line: ``keras-transformer demo | train | translate | evaluate | export | doctor``, a file each.
+"""The command line: ``keras-transformer demo | train | translate | evaluate | inspect | prepare | export | doctor``, a file each.
 
 Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend; so ``--help`` answers at once.
 """
@@ -12,6 +12,8 @@ from keras_transformer.cli.demo import demo
 from keras_transformer.cli.doctor import doctor
 from keras_transformer.cli.evaluate import evaluate
 from keras_transformer.cli.export import export
+from keras_transformer.cli.inspect import inspect
+from keras_transformer.cli.prepare import prepare
 from keras_transformer.cli.train import train
 from keras_transformer.cli.translate import translate
 
@@ -38,5 +40,5 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, translate, evaluate, export, doctor):
+for _command in (demo, train, translate, evaluate, inspect, prepare, export, doctor):
     main.add_command(_command)

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_transformer.layers.attention import CrossAttention, SelfAttention
-from keras_transformer.layers.masking import causal_mask
+from keras_transformer.layers.masking import causal_mask, combine_masks
 from keras_transformer.layers.stack import _Stack, _TransformerLayer
 
 
@@ -33,6 +33,7 @@ class DecoderLayer(_TransformerLayer):
         x: (B, T, D).
         encoder_output: (B, S, D).
         encoder_mask: boolean, broadcastable to (B, H, T, S), True = may attend; usually padding_mask(source).
+        attention_mask: of self-attention, (B, H, T, T), beside the causal mask; None but for packed sequences.
 
     Returns:
         (B, T, D).
@@ -65,8 +66,8 @@ class DecoderLayer(_TransformerLayer):
         self.feed_forward.build(x_shape)
         self.feed_forward_residual.build(x_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, training=None):
-        mask = causal_mask(ops.shape(x)[1])
+    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training=None):
+        mask = combine_masks(causal_mask(ops.shape(x)[1]), attention_mask)
         return self._body(
             x,
             lambda y: self.self_attention(y, attention_mask=mask, training=training),
@@ -121,6 +122,7 @@ class Decoder(_Stack):
         x: (B, T, D).
         encoder_output: (B, S, D).
         encoder_mask: boolean, broadcastable to (B, H, T, S), True = may attend.
+        attention_mask: of self-attention, (B, H, T, T), beside the causal mask; None but for packed sequences.
 
     Returns:
         (B, T, D).
@@ -141,9 +143,9 @@ class Decoder(_Stack):
     def build(self, x_shape, encoder_output_shape):
         self._build(x_shape, encoder_output_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, training=None):
+    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training=None):
         for layer in self.layers:
-            x = layer(x, encoder_output, encoder_mask=encoder_mask, training=training)
+            x = layer(x, encoder_output, encoder_mask=encoder_mask, attention_mask=attention_mask, training=training)
         return self._finish(x)
 
     def compute_output_shape(self, x_shape, encoder_output_shape):

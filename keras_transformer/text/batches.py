@@ -114,7 +114,9 @@ class Batches(keras.utils.PyDataset):
     ):
         super().__init__()
         sizes = {"batch_tokens": batch_tokens, "max_length": max_length, "num_buckets": num_buckets}
-        _check_integers(1, **sizes, row_multiple=row_multiple, **({} if packed_length is None else {"packed_length": packed_length}))
+        _check_integers(
+            1, **sizes, row_multiple=row_multiple, **({} if packed_length is None else {"packed_length": packed_length})
+        )
         _check_integers(0, seed=seed, num_workers=num_workers)
         self.process = _checked_process(process)
         self.batch_tokens = batch_tokens
@@ -183,7 +185,9 @@ class Batches(keras.utils.PyDataset):
 
     def _packed_bucket(self, pairs, repeats, multiple):
         if repeats is not None:
-            raise ValueError("packed_length does not go with a Mixture, whose pairs change with the epoch. Give one of them.")
+            raise ValueError(
+                "packed_length does not go with a Mixture, whose pairs change with the epoch. Give one of them."
+            )
         length = min(self.packed_length, self.batch_tokens // multiple)
         packs = pack(self._source_lengths[pairs], self._target_lengths[pairs], length)
         packs = dataclasses.replace(packs, pairs=pairs[packs.pairs])
@@ -350,6 +354,12 @@ class Batches(keras.utils.PyDataset):
         pairs = lines[:, None] if bucket.packs is None else bucket.packs.lines(lines)
         return pairs, bucket.source_length, bucket.target_length, self._epoch
 
+    def lengths(self):
+        """Positions of the rows of all pairs that batches are made of, eos counted: source (pairs,), target (pairs,)."""
+        pairs = [bucket.packs.pairs if bucket.packs else np.unique(bucket.repeated.members) for bucket in self._buckets]
+        pairs = np.sort(np.concatenate(pairs))
+        return self._source_lengths[pairs], self._target_lengths[pairs]
+
     def close(self):
         """Ends the workers, if there are any; they also end with this object. They start anew when a batch is asked for."""
         if self._prefetch is not None:
@@ -386,7 +396,9 @@ class _Corpus:
         corpus_of = self.corpus_of[pairs]
         sizes = np.bincount(corpus_of, minlength=len(self.mixture.corpora))
         if not sizes.all():
-            raise ValueError(f"No pair of corpus {int(np.argmin(sizes))} of the mixture is left. Raise max_length, or leave it out.")
+            raise ValueError(
+                f"No pair of corpus {int(np.argmin(sizes))} of the mixture is left. Raise max_length, or leave it out."
+            )
         return np.array(self.mixture.repeats(sizes.tolist()))[corpus_of]
 
 

@@ -134,7 +134,9 @@ class _Digests:
 
     def add(self, text):
         """Whether the text was there before; it is from now on."""
-        digest = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        digest = int.from_bytes(
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+        )
         if digest in self._recent or any(_holds(array, digest) for array in self._sorted):
             return True
         self._recent.add(digest)

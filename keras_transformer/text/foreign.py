@@ -127,7 +127,9 @@ class HuggingFaceTokenizer(_Foreign):
         try:
             import tokenizers
         except ModuleNotFoundError:
-            raise ValueError("A Hugging Face tokenizer needs tokenizers, which is not installed. pip install tokenizers.") from None
+            raise ValueError(
+                "A Hugging Face tokenizer needs tokenizers, which is not installed. pip install tokenizers."
+            ) from None
         self._serialized = serialized
         self._tokenizer = tokenizers.Tokenizer.from_str(serialized)
         self._tokenizer.no_padding()

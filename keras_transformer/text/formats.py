@@ -243,7 +243,9 @@ def _parquet_rows(path, columns, skip_bad):
             missing = [top for top in tops if top not in file.schema_arrow.names]
             if missing:
                 found = ", ".join(map(repr, file.schema_arrow.names))
-                raise ValueError(f"{name} has no column {missing[0]!r}. Found: {found}. Name those of source and target.")
+                raise ValueError(
+                    f"{name} has no column {missing[0]!r}. Found: {found}. Name those of source and target."
+                )
             for batch in file.iter_batches(batch_size=4096, columns=tops):
                 for row in batch.to_pylist():
                     number += 1

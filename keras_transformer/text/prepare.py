@@ -102,7 +102,9 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
             workers.close()
     counts = total_counts(stream.counts, shards.values())
     if not counts.kept:
-        raise ValueError(none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length.")
+        raise ValueError(
+            none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length."
+        )
     write_manifest(folder, recipe, shards.values(), counts)
     return counts
 
@@ -179,7 +181,9 @@ def _begin(folder, recipe, tokenizer):
         if different:
             held = ", ".join(f"{name}={before.get(name)!r}" for name in different)
             received = ", ".join(f"{name}={recipe[name]!r}" for name in different)
-            raise ValueError(f"{folder} holds a preparation with {held}. Received: {received}. Give the same, or a new folder.")
+            raise ValueError(
+                f"{folder} holds a preparation with {held}. Received: {received}. Give the same, or a new folder."
+            )
         return PairCounts(**before["counts"]) if before.get("finished") else None
     left = {TOKENIZER, f".{MANIFEST}-new"}  # by a kill at the very beginning
     if folder.is_dir() and any(file.name not in left for file in folder.iterdir()):

@@ -148,7 +148,9 @@ class SampledLayout(Layout):
             ((self.source, self.source_texts, source_length), (self.target, self.target_texts, target_length + 1))
         ):
             room = rows.lengths[numbers] if self.packed else np.full(len(numbers), length)
-            sides.append(Rows.of([self._row(texts, int(n), int(r), side, epoch) for n, r in zip(numbers, room, strict=True)]))
+            sides.append(
+                Rows.of([self._row(texts, int(n), int(r), side, epoch) for n, r in zip(numbers, room, strict=True)])
+            )
         return self.batch(*sides, local, source_length, target_length)
 
     def _row(self, texts, number, room, side, epoch):

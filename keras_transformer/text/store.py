@@ -102,7 +102,9 @@ def read_manifest(folder):
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no prepared text: {error}. Make it with keras-transformer prepare.") from None
     if not manifest.get("finished"):
-        raise ValueError(f"The preparation in {folder} was broken off. The same keras-transformer prepare goes on with it.")
+        raise ValueError(
+            f"The preparation in {folder} was broken off. The same keras-transformer prepare goes on with it."
+        )
     return manifest
 
 
@@ -141,9 +143,13 @@ class Store:
         path = Path(self.folder, about["file"])
         if not path.is_file() or path.stat().st_size != about["bytes"]:
             found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
-            raise ValueError(f"{path} must have {about['bytes']:,} bytes. Found: {found}. Delete {MANIFEST} and prepare again.")
+            raise ValueError(
+                f"{path} must have {about['bytes']:,} bytes. Found: {found}. Delete {MANIFEST} and prepare again."
+            )
         if verify and _crc32(path) != about["crc32"]:
-            raise ValueError(f"{path} is damaged: its checksum is another. Delete it and {MANIFEST}, and prepare again.")
+            raise ValueError(
+                f"{path} is damaged: its checksum is another. Delete it and {MANIFEST}, and prepare again."
+            )
         return _Shard(path)
 
     def shard_of(self, pair):
@@ -179,7 +185,10 @@ class _Shard:
         self._lists = {}
         for name in ("source", "target"):
             column = self._batch.column(name)
-            self._lists[name] = (column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True))
+            self._lists[name] = (
+                column.values.to_numpy(zero_copy_only=True),
+                column.offsets.to_numpy(zero_copy_only=True),
+            )
 
     def lists(self, name):
         """(all ids of a side, begin of each row and the end of the last)."""

@@ -6,6 +6,7 @@ NumPy, SentencePiece and Arrow alone, so that they start in a moment, whatever t
 process that started them is gone.
 """
 
+import contextlib
 import os
 import pickle
 import queue
@@ -107,7 +108,7 @@ class Workers:
 
     def _send(self, worker, message):
         try:
-            _write(self._children[worker].stdin, message)
+            _write(self._children[worker].stdin, ("request", message))
         except OSError:
             self._fail(worker, "has died")
 
@@ -125,11 +126,9 @@ class Workers:
     def _fail(self, worker, what):
         child = self._children[worker]
         if what == "has died":
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 code = child.wait(1)
                 what += f" with exit code {code}" if code >= 0 else f" of signal {-code}"
-            except subprocess.TimeoutExpired:
-                pass
         self.close()
         raise WorkerError(
             f"Data worker {worker} (process {child.pid}) {what}. All workers have been ended. Mend the cause, or work without "
@@ -149,10 +148,8 @@ def _end(children):
     for child in children:
         child.wait()
         for pipe in (child.stdin, child.stdout):
-            try:
+            with contextlib.suppress(OSError):  # what was still to be written
                 pipe.close()
-            except OSError:  # what was still to be written
-                pass
 
 
 def _write(pipe, message):
@@ -188,10 +185,10 @@ def serve():
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        job = _read(sys.stdin.buffer)
+        _, job = _read(sys.stdin.buffer)
         _write(answers, ("ready", None))
-        while (request := _read(sys.stdin.buffer)) is not None:
-            _write(answers, ("answer", job(request)))
+        while (message := _read(sys.stdin.buffer)) is not None:
+            _write(answers, ("answer", job(message[1])))
     except Exception:
         _write(answers, ("error", traceback.format_exc(limit=-4)))
 
