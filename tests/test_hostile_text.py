@@ -7,11 +7,15 @@ against the other, and the sentinels then differ. Each input is read in a stream
 import gzip
 import re
 
+import keras
 import numpy as np
 import pytest
 
 import keras_transformer as kt
 from keras_transformer.text import Filters, PairStream, prepare
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
+
 
 TOKENIZER = kt.Tokenizer.train(["source target " + "".join(map(str, range(10)))] * 3, vocabulary_size=285)
 NUMBER = re.compile(r"#(\d+)#")
@@ -188,6 +192,7 @@ def test_batches_and_shards_keep_every_pair_together(tmp_path):
     found = served_numbers(batches)
     assert len(found) == expected == batches.num_pairs and all(s == t for s, t in found)
     assert sum(batches.skipped.values()) == bad
+    pytest.importorskip("pyarrow")
     counts = prepare(stream, TOKENIZER, tmp_path / "prepared", shard_pairs=50, num_workers=0)
     assert (counts.kept, counts.lines) == (expected, 12 * kept)
     assert served_numbers(kt.Batches(tmp_path / "prepared", batch_tokens=2048)) == found
@@ -215,6 +220,7 @@ def test_a_line_without_end_is_no_memory(tmp_path, monkeypatch):
 
 
 def test_ids_are_the_same_from_text_and_from_shards(tmp_path):
+    pytest.importorskip("pyarrow")
     texts = ["source #1#", "source #22#", "source #333# and more"] * 5
     stream = PairStream(texts, texts)
     prepare(stream, TOKENIZER, tmp_path / "prepared", shard_pairs=4, num_workers=0)

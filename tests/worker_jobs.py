@@ -34,9 +34,6 @@ class After:
     def hang(self):
         time.sleep(1000)
 
-    def stop(self):
-        os.kill(os.getpid(), signal.SIGSTOP)
-
 
 def modules(request):
     print("what a library prints")

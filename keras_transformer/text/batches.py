@@ -412,9 +412,9 @@ def _read(source, target, tokenizer, keep_texts):
     mixture = source if isinstance(source, Mixture) else None
     streams = [_stream(*parts) for parts in ([(x,) for x in mixture.corpora] if mixture else [(source, target)])]
     sides = [RowsBuilder(tokenizer.vocabulary_size) for _ in range(2)]
-    texts, sizes, counts = ([], []), [], PairCounts(0, 0)
-    for stream in streams:
-        size, corpus_counts = _encode(stream, tokenizer, sides, texts if keep_texts else None)
+    texts, sizes, counts = ([], [], []), [], PairCounts(0, 0)  # lines, sources, targets
+    for number, stream in enumerate(streams):
+        size, corpus_counts = _encode(stream, tokenizer, sides, texts if keep_texts else None, number << 40)
         sizes.append(size)
         counts = counts + corpus_counts
     if not sum(sizes):
@@ -422,7 +422,7 @@ def _read(source, target, tokenizer, keep_texts):
     name = " and ".join(dict.fromkeys(name for stream in streams for name in (stream.source_name, stream.target_name)))
     corpus = _Corpus(tokenizer, *(side.rows() for side in sides), counts, name)
     if keep_texts:
-        corpus.source_texts, corpus.target_texts = map(Texts, texts)
+        corpus.source_texts, corpus.target_texts = (Texts(side, texts[0]) for side in texts[1:])
     if mixture:
         corpus.mixture, corpus.corpus_of = mixture, np.repeat(np.arange(len(sizes)), sizes)
     return corpus
@@ -438,8 +438,8 @@ def _stream(source, target=None):
     return PairStream(source, target)
 
 
-def _encode(stream, tokenizer, sides, texts):
-    """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts)."""
+def _encode(stream, tokenizer, sides, texts, first_line):
+    """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts). Its lines count from first_line."""
     pairs, size, blank = iter(stream), 0, 0
     while chunk := list(itertools.islice(pairs, _CHUNK)):
         source = tokenizer.encode([pair[1] for pair in chunk], add_eos=True)
@@ -452,8 +452,9 @@ def _encode(stream, tokenizer, sides, texts):
             rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]
             side.extend(rows, lambda number, name=name: stream.place(chunk[kept[number]][0], name))  # noqa: B023, called now
         if texts is not None:
-            for column, kept_texts in enumerate(texts, start=1):
-                kept_texts += [chunk[place][column] for place in kept]
+            texts[0].extend(first_line + chunk[place][0] for place in kept)
+            for column in (1, 2):
+                texts[column].extend(chunk[place][column] for place in kept)
     return size, stream.counts + PairCounts(0, -blank, {"empty": blank} if blank else {})
 
 

@@ -122,11 +122,11 @@ class Layout:
 class SampledLayout(Layout):
     """Batches whose texts are cut into pieces anew in every epoch.
 
-    Which pieces depends on (seed, epoch, pair) alone. A sample longer than the pair's place in its shape gives way to the next
+    Which pieces depends on (seed, epoch, line) alone. A sample longer than the pair's place in its shape gives way to the next
     that fits, at last to the usual pieces: the token budget holds.
 
     Args:
-        source_texts, target_texts: what has ``text(pair)``.
+        source_texts, target_texts: what has ``text(pair)`` and ``line(pair)``.
         tokenizer: a Tokenizer that can ``sample``.
         seed: of the samples.
         alpha: see Tokenizer.sample.
@@ -155,15 +155,21 @@ class SampledLayout(Layout):
 
     def _row(self, texts, number, room, side, epoch):
         special = 2 if side else 1
-        key = (self.seed, epoch, 2 * number + side)
+        key = (self.seed, epoch, 2 * texts.line(number) + side)
         ids = self.tokenizer.sample(texts.text(number), key, alpha=self.alpha, most=room - special)
         return [*([self.tokenizer.bos_id] if side else []), *ids, self.tokenizer.eos_id]
 
 
 class Texts:
-    """Texts in memory as UTF-8, without an object for each."""
+    """Texts in memory as UTF-8, without an object for each.
 
-    def __init__(self, texts):
+    Args:
+        texts: list of str.
+        lines: the line each was read from.
+    """
+
+    def __init__(self, texts, lines):
+        self._lines = np.array(lines, "int64")
         encoded = [text.encode("utf-8") for text in texts]
         self._bytes = b"".join(encoded)
         self._ends = np.cumsum(np.fromiter(map(len, encoded), "int64", len(encoded)))
@@ -171,3 +177,6 @@ class Texts:
     def text(self, number):
         begin = self._ends[number - 1] if number else 0
         return self._bytes[begin : self._ends[number]].decode("utf-8")
+
+    def line(self, number):
+        return int(self._lines[number])

@@ -241,3 +241,7 @@ class _TextSide:
         shard, number = self._store.shard_of(pair)
         self._store.looked_at(1)
         return shard.text(self._name, number)
+
+    def line(self, pair):
+        shard, number = self._store.shard_of(pair)
+        return shard.line(number)
