@@ -388,7 +388,7 @@ def test_samples_depend_on_the_key_alone_and_follow_the_scores():
     scores = np.array([sum(tokenizer._processor.get_score(piece) for piece in way) for way in ways])
     expected = np.exp(0.3 * scores) / np.exp(0.3 * scores).sum()
     drawn = np.array([samples.count(way) for way in ways]) / len(samples)
-    assert drawn.sum() == 1 and np.abs(drawn - expected).max() < 4 * np.sqrt(0.25 / len(samples))
+    assert drawn.sum() == pytest.approx(1) and np.abs(drawn - expected).max() < 4 * np.sqrt(0.25 / len(samples))
     assert all(tokenizer.sample(text, key, alpha=100.0) == usual for key in keys[:20])
     shortest = min(map(len, ways))
     assert all(len(tokenizer.sample(text, key, alpha=0.0, most=shortest)) <= shortest for key in keys[:20])
