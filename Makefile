@@ -12,7 +12,7 @@ test-%: export OMP_NUM_THREADS = 1
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean \
-	bench-train bench-loss bench-start bench-length bench-fit
+	bench-train bench-loss bench-start bench-length bench-fit bench-data test-beam
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -34,6 +34,15 @@ test-jax: .venv/ready
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py tests/test_inputs.py \
 		tests/test_keras_nlp_equivalence.py
 
+# Apache Beam asks for an older protobuf than TensorFlow: an environment of its own, with its own versions.
+test-beam: .venv-beam/ready
+	KERAS_BACKEND=jax .venv-beam/bin/python -m pytest tests/test_beam.py
+
+.venv-beam/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[jax,beam]' 'pytest>=8.3'
+	touch $@
+
 test-all: test
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
@@ -50,12 +59,12 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) torch==2.13.0
-	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,dev]'
+	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots,dev]'
 	touch $@
 
 .venv-jax/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/python $(PIP) --editable '.[jax,plots,dev]'
+	.venv-jax/bin/python $(PIP) --editable '.[jax,data,plots,dev]'
 	touch $@
 
 # Each prints a table and writes its measurements as JSON; docs/performance.md holds the figures.
@@ -75,15 +84,19 @@ bench-length: .venv-bench/ready
 bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
 
+# 10 million pairs: about 4 GB on disk, of which nothing stays.
+bench-data: .venv-bench/ready
+	$(BENCH)/data.py --json build/data.json
+
 # The peers, from their packages. JoeyNMT asks for an old protobuf that TensorFlow cannot use and does not need it to train.
 .venv-bench/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python $(PIP) torch==2.13.0
-	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots]'
+	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots]'
 	.venv-bench/bin/python $(PIP) --requirement benchmarks/requirements.txt
 	.venv-bench/bin/python $(PIP) --no-deps joeynmt==2.3.0
 	mkdir -p build
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-bench .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-jax .venv-bench .venv-beam .pytest_cache .ruff_cache build *.egg-info
