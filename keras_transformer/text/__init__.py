@@ -4,12 +4,13 @@ formats.py    files of any kind -> lines, only a line feed ends one
 filters.py    which pairs are kept, every pair left out counted
 corpus.py     two aligned texts -> pairs, as a stream or in memory
 mixture.py    several corpora by weight
-tokenizer.py  text <-> ids (SentencePiece); foreign.py takes other libraries' tokenizers
+tokenizer.py  text <-> ids (SentencePiece); pieces.py: what its pieces are; foreign.py takes other libraries' tokenizers
 ids.py        are these ids of the vocabulary?
 prepare.py    text -> shards of ids on disk, in parallel processes; store.py reads them; beam.py does it on many machines
 buckets.py    shapes chosen from the lengths; packing.py puts several pairs into one line
 rows.py       rows of ids -> a batch, here or in workers.py's processes, ahead of time with prefetch.py
-batches.py    pairs -> batches of few shapes under a budget of padded tokens
+encoding.py   a corpus in whatever form -> rows
+batches.py    rows -> batches of few shapes under a budget of padded tokens; dealing.py: the order of an epoch
 inspection.py what a corpus is like, before anything is trained
 demo.py       the built-in English-German corpus, generated
 """
@@ -21,8 +22,9 @@ from keras_transformer.text.filters import Filters, PairCounts
 from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
 from keras_transformer.text.ids import check_ids
 from keras_transformer.text.mixture import Mixture
+from keras_transformer.text.pieces import shared_rows
 from keras_transformer.text.prepare import prepare
-from keras_transformer.text.tokenizer import Tokenizer, shared_rows
+from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.text.workers import WorkerError
 
 __all__ = [

@@ -7,26 +7,18 @@ Batches are laid out from rows of ids in memory or in prepared shards, here or b
 
 import contextlib
 import dataclasses
-import itertools
 import math
-import os
 
 import keras
 import numpy as np
 
 from keras_transformer.text.buckets import group_by_shape
-from keras_transformer.text.corpus import Corpus, PairStream, none_left
-from keras_transformer.text.filters import PairCounts
-from keras_transformer.text.foreign import as_tokenizer
-from keras_transformer.text.mixture import Mixture
-from keras_transformer.text.packing import Packs, pack
+from keras_transformer.text.dealing import Bucket, repeated, with_different_start
+from keras_transformer.text.encoding import encode_corpus
+from keras_transformer.text.packing import pack
 from keras_transformer.text.prefetch import Prefetch
-from keras_transformer.text.rows import Layout, RowsBuilder, SampledLayout, Texts
-from keras_transformer.text.store import Store
+from keras_transformer.text.rows import Layout, SampledLayout
 from keras_transformer.text.workers import WorkerError, Workers
-
-# Pairs cut into pieces at a time.
-_CHUNK = 8192
 
 
 class Batches(keras.utils.PyDataset):
@@ -128,7 +120,7 @@ class Batches(keras.utils.PyDataset):
         self.sampling = sampling
         self.num_workers = num_workers
         self.row_multiple = row_multiple
-        corpus = _read(source, target, tokenizer, keep_texts=sampling is not None)
+        corpus = encode_corpus(source, target, tokenizer, keep_texts=sampling is not None)
         self.tokenizer = corpus.tokenizer
         self._layout = Layout(corpus.source, corpus.target, self.tokenizer.pad_id, packed=packed_length is not None)
         self._source_lengths = corpus.source.lengths
@@ -181,7 +173,7 @@ class Batches(keras.utils.PyDataset):
 
     def _bucket(self, pairs, repeats, multiple):
         source_length, target_length = (int(x[pairs].max()) for x in (self._source_lengths, self._target_lengths))
-        return self._sized(_repeated(pairs, repeats), None, source_length, target_length, multiple)
+        return self._sized(repeated(pairs, repeats), None, source_length, target_length, multiple)
 
     def _packed_bucket(self, pairs, repeats, multiple):
         if repeats is not None:
@@ -191,21 +183,21 @@ class Batches(keras.utils.PyDataset):
         length = min(self.packed_length, self.batch_tokens // multiple)
         packs = pack(self._source_lengths[pairs], self._target_lengths[pairs], length)
         packs = dataclasses.replace(packs, pairs=pairs[packs.pairs])
-        lines = _repeated(np.arange(len(packs), dtype="int32"), None)
+        lines = repeated(np.arange(len(packs), dtype="int32"), None)
         return self._sized(lines, packs, packs.source_length, packs.target_length, multiple)
 
-    def _sized(self, repeated, packs, source_length, target_length, multiple):
+    def _sized(self, lines, packs, source_length, target_length, multiple):
         """The bucket with as few rows as its batches need."""
-        number = repeated.number
+        number = lines.number
         most_rows = self.batch_tokens // max(source_length, target_length) // multiple * multiple
         num_batches = -(-number // most_rows)
         # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
         rows = -(-number // (num_batches * multiple)) * multiple
         num_batches = -(-number // rows)
-        members = repeated.members if packs is None else packs.pairs
-        tokens = [repeated.total(lengths[members]) for lengths in (self._source_lengths, self._target_lengths)]
+        members = lines.members if packs is None else packs.pairs
+        tokens = [lines.total(lengths[members]) for lengths in (self._source_lengths, self._target_lengths)]
         num_pairs = number if packs is None else len(members)
-        return _Bucket(repeated, packs, rows, source_length, target_length, num_batches, num_pairs, *tokens)
+        return Bucket(lines, packs, rows, source_length, target_length, num_batches, num_pairs, *tokens)
 
     @property
     def epoch(self):
@@ -317,7 +309,7 @@ class Batches(keras.utils.PyDataset):
             plan += [(bucket, batch) for batch in rows.reshape(bucket.num_batches, bucket.rows)]
         if self.shuffle:
             plan = [plan[index] for index in np.argsort(bits.random_raw(len(plan)), kind="stable")]
-        return _with_different_start(plan)
+        return with_different_start(plan)
 
     def __len__(self):
         return len(self._plan) - self._start
@@ -373,194 +365,6 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         """Called by Keras; also before the first epoch, and with ``steps_per_epoch`` in the middle of one, while it reads on."""
         self._is_watched = self._is_watched and not self._is_served
-
-
-@dataclasses.dataclass
-class _Corpus:
-    """What Batches needs of a corpus: rows, counts, perhaps texts."""
-
-    tokenizer: object
-    source: object
-    target: object
-    counts: PairCounts
-    name: str
-    source_texts: object = None
-    target_texts: object = None
-    mixture: Mixture | None = None
-    corpus_of: np.ndarray | None = None  # of each pair, in a mixture
-
-    def repeats(self, pairs):
-        """How often each of these pairs occurs in an epoch; None for once."""
-        if self.mixture is None:
-            return None
-        corpus_of = self.corpus_of[pairs]
-        sizes = np.bincount(corpus_of, minlength=len(self.mixture.corpora))
-        if not sizes.all():
-            raise ValueError(
-                f"No pair of corpus {int(np.argmin(sizes))} of the mixture is left. Raise max_length, or leave it out."
-            )
-        return np.array(self.mixture.repeats(sizes.tolist()))[corpus_of]
-
-
-def _read(source, target, tokenizer, keep_texts):
-    """Whatever Batches was given, read."""
-    if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):
-        return _prepared(source, tokenizer)
-    if tokenizer is None:
-        raise ValueError("Text needs a tokenizer. Received: tokenizer=None. Only prepared text brings its own.")
-    tokenizer = as_tokenizer(tokenizer)
-    mixture = source if isinstance(source, Mixture) else None
-    streams = [_stream(*parts) for parts in ([(x,) for x in mixture.corpora] if mixture else [(source, target)])]
-    sides = [RowsBuilder(tokenizer.vocabulary_size) for _ in range(2)]
-    texts, sizes, counts = ([], [], []), [], PairCounts(0, 0)  # lines, sources, targets
-    for number, stream in enumerate(streams):
-        size, corpus_counts = _encode(stream, tokenizer, sides, texts if keep_texts else None, number << 40)
-        sizes.append(size)
-        counts = counts + corpus_counts
-    if not sum(sizes):
-        raise ValueError(none_left(streams[0]))
-    name = " and ".join(dict.fromkeys(name for stream in streams for name in (stream.source_name, stream.target_name)))
-    corpus = _Corpus(tokenizer, *(side.rows() for side in sides), counts, name)
-    if keep_texts:
-        corpus.source_texts, corpus.target_texts = (Texts(side, texts[0]) for side in texts[1:])
-    if mixture:
-        corpus.mixture, corpus.corpus_of = mixture, np.repeat(np.arange(len(sizes)), sizes)
-    return corpus
-
-
-def _stream(source, target=None):
-    if isinstance(source, PairStream):
-        return source
-    if isinstance(source, Corpus):
-        return PairStream(source.source, source.target)
-    if target is None and isinstance(source, tuple) and len(source) == 2:
-        return PairStream(*source)
-    return PairStream(source, target)
-
-
-def _encode(stream, tokenizer, sides, texts, first_line):
-    """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts). Its lines count from first_line."""
-    pairs, size, blank = iter(stream), 0, 0
-    while chunk := list(itertools.islice(pairs, _CHUNK)):
-        source = tokenizer.encode([pair[1] for pair in chunk], add_eos=True)
-        target = tokenizer.encode([pair[2] for pair in chunk], add_bos=True, add_eos=True)
-        # Text of which no piece is left, such as a byte order mark alone.
-        kept = [place for place in range(len(chunk)) if len(source[place]) > 1 and len(target[place]) > 2]
-        blank += len(chunk) - len(kept)
-        size += len(kept)
-        for side, rows, name in zip(sides, (source, target), ("source", "target"), strict=True):
-            rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]
-            side.extend(rows, lambda number, name=name: stream.place(chunk[kept[number]][0], name))  # noqa: B023, called now
-        if texts is not None:
-            texts[0].extend(first_line + chunk[place][0] for place in kept)
-            for column in (1, 2):
-                texts[column].extend(chunk[place][column] for place in kept)
-    return size, stream.counts + PairCounts(0, -blank, {"empty": blank} if blank else {})
-
-
-def _prepared(folder, tokenizer):
-    store = Store(folder)
-    if tokenizer is None:
-        from keras_transformer.text.foreign import load_tokenizer
-
-        tokenizer = load_tokenizer(os.path.join(folder, "tokenizer.model"))
-    if tokenizer.vocabulary_size != store.manifest["vocabulary_size"]:
-        raise ValueError(
-            f"{folder} was prepared with {store.manifest['vocabulary_size']} pieces. Received: a tokenizer of "
-            f"{tokenizer.vocabulary_size}. Leave tokenizer out: prepared text has its own."
-        )
-    counts = PairCounts(**store.manifest["counts"])
-    sides = store.source, store.target, counts, os.fspath(folder), store.source_texts, store.target_texts
-    return _Corpus(tokenizer, *sides)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Repeated:
-    """Pairs or lines of a bucket, each as often as an epoch asks for.
-
-    Args:
-        members: their numbers.
-        whole: how often each occurs in every epoch.
-        rests: list of (places among the members, how many of them occur once more).
-        times: how often each occurs, on average; None for once.
-    """
-
-    members: np.ndarray
-    whole: np.ndarray | None
-    rests: list
-    times: np.ndarray | None
-
-    @property
-    def number(self):
-        """Of an epoch, the same in each."""
-        whole = len(self.members) if self.whole is None else int(self.whole.sum())
-        return whole + sum(more for _, more in self.rests)
-
-    def total(self, lengths):
-        """The sum over an epoch of what each member has; on average, in a mixture."""
-        return int(lengths.sum()) if self.times is None else round(float((lengths * self.times).sum()))
-
-    def of_epoch(self, bits, shuffle):
-        """The members of one epoch, in its order."""
-        members = self.members if self.whole is None else np.repeat(self.members, self.whole)
-        for places, more in self.rests:
-            chosen = np.argsort(bits.random_raw(len(places)), kind="stable")[:more] if shuffle else slice(more)
-            members = np.append(members, self.members[places[chosen]])
-        return members[np.argsort(bits.random_raw(len(members)), kind="stable")] if shuffle else members
-
-
-def _repeated(members, repeats):
-    if repeats is None:
-        return _Repeated(members, None, [], None)
-    whole = np.floor(repeats + 1e-9).astype("int64")
-    rests = []
-    for rate in np.unique(repeats - whole):
-        places = np.flatnonzero(repeats - whole == rate)
-        more = round(float(rate) * len(places))
-        if more > 0:
-            rests.append((places, more))
-    return _Repeated(members, whole, rests, repeats)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bucket:
-    """Pairs, or lines of packed pairs, that share one shape."""
-
-    repeated: _Repeated
-    packs: Packs | None
-    rows: int
-    source_length: int
-    target_length: int
-    num_batches: int
-    num_pairs: int
-    source_tokens: int
-    target_tokens: int
-
-    @property
-    def shape(self):
-        return self.rows, self.source_length, self.target_length
-
-
-def _with_different_start(plan):
-    """Brings to the front two batches that differ in S, and in T, where these differ at all.
-
-    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed what is equal in both.
-    Such two always exist: if a and b differ in S alone, any c of another T than theirs differs from a or from b in S as
-    well.
-    """
-    first_places = {}  # of each (S, T)
-    for place, (bucket, _) in enumerate(plan):
-        first_places.setdefault((bucket.source_length, bucket.target_length), place)
-    varying = [side for side in (0, 1) if len({lengths[side] for lengths in first_places}) > 1]
-    if not varying:
-        return plan
-    first, second = next(
-        (first_places[a], first_places[b])
-        for a, b in itertools.combinations(first_places, 2)
-        if all(a[side] != b[side] for side in varying)
-    )
-    rest = [batch for place, batch in enumerate(plan) if place not in (first, second)]
-    return [plan[first], plan[second], *rest]
 
 
 def _check_integers(minimum, **arguments):
