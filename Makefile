@@ -7,11 +7,16 @@ BACKEND ?= tensorflow
 PIP = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes of one thread each: most of the time goes into tracing and compiling, which use one core.
 PYTEST = -m pytest --numprocesses 2 --dist loadfile
-test-%: export OMP_NUM_THREADS = 1
+test-% reliability: export OMP_NUM_THREADS = 1
+
+# On Linux PyPI's torch brings CUDA libraries of several GB. Where pip finds no CPU build by itself:
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 
 BENCH = .venv-bench/bin/python benchmarks
 
-.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all lint format clean \
+.PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
 	bench-train bench-loss bench-start bench-length bench-fit bench-data test-beam
 
 demo: .venv/ready
@@ -32,7 +37,9 @@ test-without-tensorflow: .venv-jax/ready
 # ... and what needs TensorFlow beside JAX runs here.
 test-jax: .venv/ready
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py tests/test_inputs.py \
-		tests/test_keras_nlp_equivalence.py
+		tests/test_keras_nlp_equivalence.py tests/test_demo_run.py tests/test_readme.py \
+		tests/test_testing_keras_nlp.py
+	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_cli.py -k "tf_data or data_loader or export"
 
 # Apache Beam asks for an older protobuf than TensorFlow: an environment of its own, with its own versions.
 test-beam: .venv-beam/ready
@@ -46,6 +53,13 @@ test-beam: .venv-beam/ready
 test-all: test
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
+# Kills, full disks, flipped bits, bad numbers, hostile files; prints the table of docs/reliability.md.
+reliability: .venv/ready
+	mkdir -p build && rm -f build/reliability.jsonl
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend RELIABILITY_FIGURES=$(CURDIR)/build/reliability.jsonl \
+		.venv/bin/python $(PYTEST) tests/reliability || exit 1; done
+	.venv/bin/python tests/reliability/table.py build/reliability.jsonl
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -55,10 +69,10 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-# torch first and by itself: any other requirement for it is then met, and the large CUDA builds stay away.
+# torch first and by itself, from TORCH_INDEX: any other requirement for it is then met.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) torch==2.13.0
+	.venv/bin/python $(TORCH)
 	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots,dev]'
 	touch $@
 
@@ -91,7 +105,7 @@ bench-data: .venv-bench/ready
 # The peers, from their packages. JoeyNMT asks for an old protobuf that TensorFlow cannot use and does not need it to train.
 .venv-bench/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python $(PIP) torch==2.13.0
+	.venv-bench/bin/python $(TORCH)
 	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots]'
 	.venv-bench/bin/python $(PIP) --requirement benchmarks/requirements.txt
 	.venv-bench/bin/python $(PIP) --no-deps joeynmt==2.3.0

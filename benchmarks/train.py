@@ -74,13 +74,15 @@ def _best(results):
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="Length of a burst.")
 @click.option("--dropout", type=float, default=0.1, show_default=True)
-@click.option("--only", multiple=True, help="Only contenders whose name has these words; may be given again.")
+@click.option(
+    "--only", multiple=True, help="Only this contender, or those whose name has these words; may be given again."
+)
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 def main(size, rounds, seconds, dropout, only, file):
     script = Path(__file__).with_name("contenders.py")
     commands = {}
     for name, (function, backend, precision) in CONTENDERS.items():
-        if not only or any(words in name for words in only):
+        if not only or any(words == name or (words in name and words not in CONTENDERS) for words in only):
             arguments = [function, "--size", size, "--precision", precision]
             arguments += ["--dropout", str(dropout), "--seconds", str(seconds)]
             commands[name] = [sys.executable, str(script), *arguments], {"KERAS_BACKEND": backend}

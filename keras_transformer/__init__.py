@@ -8,6 +8,7 @@ Axes, named once and used unchanged everywhere:
 The public names below stand in the order that data flows through them.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,17 +18,20 @@ from keras_transformer.environment import check_backend
 
 def _is_command_line():
     """Whether this process is the command line, which chooses the backend before Keras is imported."""
-    run_as_module = ("-m", "keras_transformer") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return run_as_module or Path(sys.argv[0]).stem == "keras-transformer"
+    if sys.argv[0] == "-m":  # as Python has it until it has found the module; it may be another one of this package
+        return any(re.fullmatch(r"(-\w*m)?keras_transformer(\.__main__)?", word) for word in sys.orig_argv[1:])
+    return Path(sys.argv[0]).stem == "keras-transformer"
 
 
 if not _is_command_line():
     check_backend()
-    from keras_transformer import callbacks, decoding, export, layers
+    from keras_transformer import callbacks, decoding, export, layers, testing
+    from keras_transformer.artifacts import ArtifactError
     from keras_transformer.evaluation import bleu
     from keras_transformer.losses import SmoothedCrossentropy
     from keras_transformer.metrics import Perplexity, TokenAccuracy
-    from keras_transformer.optimizers import AccumulateGradients
+    from keras_transformer.model_files import load_weights, save_weights
+    from keras_transformer.optimizers import AccumulateGradients, SkipNonFinite
     from keras_transformer.schedules import WarmupInverseSqrt
     from keras_transformer.text import Batches, Tokenizer
     from keras_transformer.transformer import Transformer

@@ -9,6 +9,7 @@ functions, so that importing this file costs nothing and needs none of them.
 import ctypes
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -26,7 +27,7 @@ def gather_rows(table, ids):
     return ops.take(ops.reshape(table, table.shape), ids, axis=0)
 
 
-def fused_attention(query, key, value, mask, scale, dropout_rate=0.0):
+def fused_attention(query, key, value, mask, scale: float, dropout_rate: float = 0.0):
     """Attention in one kernel of the backend, or None where the backend has none for the case.
 
     PyTorch's takes dropout on a GPU only, from the device's generator. TensorFlow has no such kernel, and XLA fuses the plain
@@ -76,7 +77,7 @@ def _product_with_tall_gradient():
     return product
 
 
-def _wants_onednn(a, b):
+def _wants_onednn(a, b) -> bool:
     import torch
 
     return (
@@ -88,7 +89,7 @@ def _wants_onednn(a, b):
 
 
 @functools.cache
-def _is_amd():
+def _is_amd() -> bool:
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not Linux
@@ -122,7 +123,7 @@ def _onednn_product():
     return Product.apply
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Lets PyTorch keep the memory it frees for its next use, instead of giving it back and fetching it again at each step.
 
     A step frees and takes hundreds of megabytes, for which the C library asks the kernel page by page: 6 to 10 % of a step on a
@@ -142,7 +143,7 @@ def keep_freed_memory():
         mallopt(parameter, value)
 
 
-def max_and_argmax(x):
+def max_and_argmax(x) -> tuple:
     """The largest entry of the last axis of x (..., V) and the first index that has it, both (...).
 
     XLA does not vectorise an argmax on a CPU: on JAX it took 55 of 1,000 ms of a training step (V = 8,000), by two plain
@@ -160,7 +161,7 @@ def max_and_argmax(x):
     return highest, ops.min(ops.where(x == highest[..., None], ops.arange(size, dtype="int32"), size), axis=-1)
 
 
-def dropout(x, rate, seed):
+def dropout(x, rate: float, seed):
     """``x`` with a share ``rate`` of its elements dropped and the others scaled up, as keras.random.dropout, but faster.
 
     On JAX a hash of each element's index gives the bits: XLA computes it where it is needed, while its own generator
@@ -169,11 +170,13 @@ def dropout(x, rate, seed):
     kernel draws from the device's generator, which keras.utils.set_random_seed seeds: a seed from the host would make
     the host wait.
 
-    Args: x any shape, rate in [0, 1), seed what keras.random.SeedGenerator.next() gives. Returns a tensor like x.
+    Args: x any shape, rate in [0, 1], seed what keras.random.SeedGenerator.next() gives. Returns a tensor like x.
     """
     name = keras.backend.backend()
     if name == "torch" and x.device.type != "cpu":
         return keras.random.dropout(x, rate)
+    if rate >= 1:
+        return ops.zeros_like(x)
     keep = {"jax": _kept_jax, "tensorflow": _kept_tensorflow, "torch": _kept_torch}[name](x, rate, seed)
     return x * (ops.cast(keep, x.dtype) * (1 / (1 - rate)))
 
@@ -222,12 +225,12 @@ def _kept_torch(x, rate, seed):
     return bits >= _threshold16(rate) - 2**15
 
 
-def _threshold16(rate):
+def _threshold16(rate: float) -> int:
     """Where to cut 16 random bits; a rate beyond 1 - 2**-16 keeps one element of 65,536."""
     return min(round(rate * 2**16), 2**16 - 1)
 
 
-def top_k(values, k):
+def top_k(values, k: int) -> tuple:
     """The ``k`` largest of the last axis and their indices; ties go to the lowest index on every backend.
 
     TensorFlow and JAX promise that order. ``torch.topk`` does not: there a stable sort decides, but only when a tie
@@ -244,7 +247,7 @@ def top_k(values, k):
     return top[..., :k], indices[..., :k]
 
 
-def compiled(function, model):
+def compiled(function: Callable, model: keras.Model) -> Callable:
     """``function`` of tensors, which uses the weights of ``model``, compiled without gradients where that gains.
 
     JAX compiles once for each distinct shape and takes the weights as arguments: as constants they would go stale when
@@ -270,7 +273,7 @@ def compiled(function, model):
     return torch.inference_mode()(function)
 
 
-def fold_chunks(function, carry, rows, chunk_size):
+def fold_chunks(function: Callable, carry: tuple, rows: tuple, chunk_size) -> tuple:
     """Folds ``function`` over chunks of rows, one after the other, and joins what each gives.
 
     ``ops.scan`` will not do: on TensorFlow what a step gives must look like its carry, and ten steps run at once, whose
@@ -340,7 +343,7 @@ def _fold_torch(function, carry, chunks):
     return carry, None if given[0] is None else torch.stack(given)
 
 
-def map_tf_data(dataset, function):
+def map_tf_data(dataset, function: Callable):
     """A tf.data.Dataset that calls ``function`` on the host with each element, its tensors as NumPy arrays."""
     import tensorflow as tf
 
@@ -359,7 +362,7 @@ def map_tf_data(dataset, function):
     return dataset.map(look, num_parallel_calls=1)
 
 
-def keep_state(function, *kinds):
+def keep_state(function: Callable, *kinds: Callable[[], list]) -> Callable:
     """A compiled train, test or predict function that leaves the model whole when its data raise.
 
     Keras on JAX takes the values out of a model while it runs, and forgets them when the iterator raises before a first step is

@@ -9,19 +9,22 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_transformer.artifacts import check_folder
 from keras_transformer.callbacks import ProgressBar
 from keras_transformer.decoding.search import GreedySearch
+from keras_transformer.export.saved_model import GRAPH_FILE
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.text.batches import Batches
-from keras_transformer.text.demo import demo_corpus, dictionary_baseline
+from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer
-from keras_transformer.translator import Translator
+from keras_transformer.translator import FORMAT_FILE, Translator
 
 # Below 400,000 parameters, so that three minutes on two cores are enough.
 MODEL = {"d_model": 80, "d_ff": 192, "num_heads": 4, "num_layers": 2, "dropout": 0.0, "norm": "pre"}
@@ -31,7 +34,7 @@ PEAK, WARMUP_STEPS = 5e-3, 300
 EPOCHS = 4
 
 
-def train_demo(seed=1, epochs=EPOCHS, corpus=None):
+def train_demo(seed: int = 1, epochs: int = EPOCHS, corpus: DemoCorpus | None = None) -> Translator:
     """Trains the demo's model and returns its Translator.
 
     Args:
@@ -59,7 +62,7 @@ def train_demo(seed=1, epochs=EPOCHS, corpus=None):
     return Translator(model, tokenizer)
 
 
-def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
+def run_demo(folder: str | Path, seed: int = 1, echo: Callable[[str], object] = print, epochs: int = EPOCHS) -> float:
     """Trains, prints held-out sentences with translations, ``exact_match=`` and the dictionary's figure, exports and checks.
 
     Args:
@@ -72,8 +75,12 @@ def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
         Share of held-out sentences translated word for word as the grammar does.
 
     Raises:
-        ValueError: the SavedModel does not answer as Python does.
+        ValueError: a folder holds other things, or the SavedModel does not answer as Python does.
     """
+    folder = Path(folder)
+    beside = folder.with_name(f"{folder.name}-translator")
+    check_folder(folder, mark=GRAPH_FILE)
+    check_folder(beside, mark=FORMAT_FILE)
     corpus = demo_corpus()
     echo(
         f"Built-in corpus: {len(corpus.train):,} English-German sentence pairs to train on, {len(corpus.test)} held out. "
@@ -87,7 +94,7 @@ def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
     baseline = _share(dictionary_baseline(corpus.test.source), corpus.test.target)
     echo(f"word_by_word_dictionary={baseline:.3f}")
     echo(f"exact_match={exact_match:.3f}")
-    translator.save(f"{folder}-translator")
+    translator.save(beside)
     if importlib.util.find_spec("tensorflow") is None:
         echo("No SavedModel is written: TensorFlow is not installed (pip install 'keras-transformer[tensorflow]').")
         return exact_match
@@ -97,7 +104,7 @@ def run_demo(folder, seed=1, echo=print, epochs=EPOCHS):
     return exact_match
 
 
-def _share(translations, references):
+def _share(translations: list[str], references: list[str]) -> float:
     return float(np.mean([one == other for one, other in zip(translations, references, strict=True)]))
 
 
@@ -113,7 +120,7 @@ print(json.dumps(ids.tolist()))
 """
 
 
-def check_answers(translator, folder, texts):
+def check_answers(translator: Translator, folder: str | Path, texts: list[str]) -> None:
     """Raises unless TensorFlow alone, in a process of its own, gives the ids that greedy search in Python gives.
 
     Raises:

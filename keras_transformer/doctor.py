@@ -44,7 +44,7 @@ class Finding:
     ok: bool = True
 
 
-def examine():
+def examine() -> list[Finding]:
     """Looks at everything and returns a list of Finding.
 
     Example:
@@ -56,7 +56,7 @@ def examine():
     return findings + _choice() + [_backend(name) for name in installed_backends()]
 
 
-def _choice():
+def _choice() -> list[Finding]:
     """Which backend the commands use, and whether it is the one Keras uses in Python."""
     if not installed_backends():
         return [Finding("backend", "none is installed: pip install 'keras-transformer[tensorflow]'", ok=False)]
@@ -71,27 +71,27 @@ def _choice():
     return [Finding("backend", f"{text}: set KERAS_BACKEND={command}", ok=False)]
 
 
-def _python():
+def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     fit = sys.version_info >= (3, 11)
     return Finding("python", version if fit else f"{version} is too old: install 3.11 or later", ok=fit)
 
 
-def _library(name):
+def _library(name: str) -> Finding:
     try:
         return Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, f"is missing: pip install {name}", ok=False)
 
 
-def _optional(name, purpose):
+def _optional(name: str, purpose: str) -> Finding:
     try:
         return Finding(name, f"{importlib.metadata.version(name)} ({purpose})")
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, f"not installed, not needed ({purpose})")
 
 
-def _backend(name):
+def _backend(name: str) -> Finding:
     environment = os.environ | {"KERAS_BACKEND": name, "TF_CPP_MIN_LOG_LEVEL": "3"}
     trial = subprocess.run([sys.executable, "-c", _TRIAL], env=environment, capture_output=True, text=True, check=False)
     if trial.returncode:

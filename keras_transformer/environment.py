@@ -13,7 +13,7 @@ from pathlib import Path
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 
-def installed_backends():
+def installed_backends() -> list[str]:
     """Names of the installed backends, the preferred one first.
 
     Example:
@@ -25,12 +25,12 @@ def installed_backends():
     return [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
 
 
-def chosen_backend():
+def chosen_backend() -> str:
     """The backend that Keras uses or will use in Python: KERAS_BACKEND, else Keras's own settings file, else TensorFlow."""
     return os.environ.get("KERAS_BACKEND") or _file_backend() or "tensorflow"
 
 
-def _file_backend():
+def _file_backend() -> str | None:
     """What Keras's settings file says, or None."""
     path = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "keras.json"
     try:
@@ -39,7 +39,7 @@ def _file_backend():
         return None
 
 
-def command_backend(name=None):
+def command_backend(name: str | None = None) -> str:
     """The backend the command line uses: the one asked for, else KERAS_BACKEND, else that of Keras's settings file if it is
     installed, else the first installed.
 
@@ -65,7 +65,7 @@ def command_backend(name=None):
     return name or next(iter(installed), "tensorflow")
 
 
-def check_backend(name=None):
+def check_backend(name: str | None = None) -> None:
     """Raises unless that backend, or the chosen one, can be used.
 
     Raises:
@@ -85,7 +85,7 @@ def check_backend(name=None):
         raise ValueError(f"Keras is to run on the backend {name!r}, but {BACKENDS[name]} is not installed. {advice}.")
 
 
-def keep_compiled():
+def keep_compiled() -> None:
     """Lets JAX keep what it compiles, so that a second start compiles nothing; before JAX is imported.
 
     In ``$XDG_CACHE_HOME/keras_transformer/jax``, or where JAX_COMPILATION_CACHE_DIR says; ``JAX_ENABLE_COMPILATION_CACHE=false``

@@ -24,10 +24,10 @@ class SeedStream:
     True
     """
 
-    def __init__(self, seed=None):
+    def __init__(self, seed: int | None = None):
         self._sequence = np.random.SeedSequence(_drawn(seed))
 
-    def next(self):
+    def next(self) -> int:
         """The next seed, an int below 2**32."""
         return int(self._sequence.spawn(1)[0].generate_state(1)[0])
 
@@ -50,12 +50,12 @@ class XavierUniform(keras.initializers.Initializer):
     Reference: Glorot and Bengio 2010, equation 16.
     """
 
-    def __init__(self, seed=None, blocks=1, gain=1.0):
+    def __init__(self, seed: int | None = None, blocks: int = 1, gain: float = 1.0):
         self.seed = _drawn(seed)
         self.blocks = blocks
         self.gain = gain
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple, dtype: str | None = None):
         if len(shape) != 2 or shape[1] % self.blocks:
             raise ValueError(
                 f"XavierUniform is for kernels (in, out) with out divisible by blocks. Received: shape={tuple(shape)}, "
@@ -65,7 +65,7 @@ class XavierUniform(keras.initializers.Initializer):
         values = np.random.Generator(np.random.PCG64(self.seed)).uniform(-limit, limit, shape)
         return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"seed": self.seed, "blocks": self.blocks, "gain": self.gain}
 
 
@@ -86,17 +86,17 @@ class ScaledNormal(keras.initializers.Initializer):
     Reference: Vaswani et al. 2017, section 3.4.
     """
 
-    def __init__(self, stddev, seed=None):
+    def __init__(self, stddev: float, seed: int | None = None):
         self.stddev = stddev
         self.seed = _drawn(seed)
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: tuple, dtype: str | None = None):
         values = np.random.Generator(np.random.PCG64(self.seed)).normal(0.0, self.stddev, shape)
         return ops.convert_to_tensor(values.astype("float32"), dtype=dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"stddev": self.stddev, "seed": self.seed}
 
 
-def _drawn(seed):
+def _drawn(seed: int | None) -> int:
     return random.randint(0, 2**31 - 1) if seed is None else seed

@@ -7,6 +7,7 @@ generators, and raise the same ValueError on every backend.
 
 import contextlib
 import copy
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -31,12 +32,12 @@ class IdCheck:
     >>> check.batch({"source": np.array([[5, 3]]), "target": np.array([[2, 7]])}, np.array([[7, 3]]))
     """
 
-    def __init__(self, vocabulary_size, needs_labels=False):
+    def __init__(self, vocabulary_size: int, needs_labels: bool = False):
         self.vocabulary_size = vocabulary_size
         self.needs_labels = needs_labels
         self._error = None
 
-    def batch(self, x, y=None, sample_weight=None):
+    def batch(self, x, y=None, sample_weight=None) -> None:
         """Raises ValueError unless x is {"source": (B, S), "target": (B, T)} and y (B, T) or None, all ids of the vocabulary,
         and sample_weight (B,), (B, 1), (B, T) or None."""
         try:
@@ -79,7 +80,7 @@ class IdCheck:
         if _is_torch_loader(x):
             return self._torch_loader(x)
         if library == "grain":
-            return x.map(self._passed_on)
+            return (x if hasattr(x, "map") else _grain_dataset(x)).map(self._passed_on)
         if hasattr(x, "__next__"):
             return (self._passed_on(batch) for batch in x)
         if x is not None:
@@ -87,7 +88,7 @@ class IdCheck:
         return x
 
     @contextlib.contextmanager
-    def one_error(self):
+    def one_error(self) -> Iterator[None]:
         """Raises what a check raised, where a library on the way has packed it into an exception of its own."""
         try:
             yield
@@ -115,7 +116,7 @@ class IdCheck:
 class _CheckedPyDataset(keras.utils.PyDataset):
     """A PyDataset that checks what another gives."""
 
-    def __init__(self, dataset, check):
+    def __init__(self, dataset: keras.utils.PyDataset, check: IdCheck):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self._dataset = dataset
         self._check = check
@@ -137,7 +138,32 @@ class _CheckedPyDataset(keras.utils.PyDataset):
         self._dataset.on_epoch_end()
 
 
-def _is_torch_loader(x):
+def _grain_dataset(loader):
+    """A grain.DataLoader as a grain.IterDataset, which can be mapped in this process."""
+    import grain
+
+    class Batches(grain.DatasetIterator):
+        def __init__(self):
+            super().__init__()
+            self._batches = iter(loader)
+
+        def __next__(self):
+            return next(self._batches)
+
+        def get_state(self):
+            return self._batches.get_state()
+
+        def set_state(self, state):
+            self._batches.set_state(state)
+
+    class Dataset(grain.IterDataset):
+        def __iter__(self):
+            return Batches()
+
+    return Dataset()
+
+
+def _is_torch_loader(x) -> bool:
     return any(
         base.__module__.startswith("torch.utils.data") and base.__name__ == "DataLoader" for base in type(x).__mro__
     )

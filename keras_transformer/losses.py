@@ -3,7 +3,8 @@
 Szegedy et al. 2016, section 7 (smoothing); Vaswani et al. 2017, section 5.4.
 """
 
-from typing import NamedTuple
+import numbers
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -14,10 +15,10 @@ from keras_transformer.backend import fold_chunks, matrix_product, max_and_argma
 class TokenStatistics(NamedTuple):
     """Sums over the real tokens of a batch, float32 scalars, each weighted by ``sample_weight``."""
 
-    loss: object  # smoothed cross-entropy
-    negative_log_likelihood: object  # unsmoothed
-    correct: object  # tokens whose label has the highest logit
-    tokens: object  # real tokens
+    loss: Any  # smoothed cross-entropy
+    negative_log_likelihood: Any  # unsmoothed
+    correct: Any  # tokens whose label has the highest logit
+    tokens: Any  # real tokens
 
     @property
     def mean_loss(self):
@@ -25,7 +26,7 @@ class TokenStatistics(NamedTuple):
         return self.loss / ops.where(self.tokens > 0, self.tokens, 1.0)
 
 
-def token_weights(labels, pad_id=0, sample_weight=None):
+def token_weights(labels, pad_id: int = 0, sample_weight=None):
     """What each position counts: (B, T) float32; 0 at padding, elsewhere ``sample_weight``, or 1 without.
 
     Args:
@@ -47,7 +48,9 @@ def token_weights(labels, pad_id=0, sample_weight=None):
     return weights * ops.reshape(ops.cast(sample_weight, "float32"), (ops.shape(labels)[0], -1))  # (B, 1) or (B, T)
 
 
-def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weight=None):
+def token_statistics(
+    logits, labels, label_smoothing: float = 0.0, pad_id: int = 0, sample_weight=None
+) -> TokenStatistics:
     """TokenStatistics of logits (B, T, V) and integer labels (B, T).
 
     With log-probabilities p = log_softmax(logits) in float32, a token's loss is -(1 - e) p[label] - (e / V) sum(p), without a
@@ -68,7 +71,9 @@ def token_statistics(logits, labels, label_smoothing=0.0, pad_id=0, sample_weigh
     return _weighted_sums(normalizer, logits, mean_logit, max_and_argmax(logits)[1], labels, weights, label_smoothing)
 
 
-def _weighted_sums(normalizer, logits, mean_logit, predicted, labels, weights, label_smoothing):
+def _weighted_sums(
+    normalizer, logits, mean_logit, predicted, labels, weights, label_smoothing: float
+) -> TokenStatistics:
     """TokenStatistics of rows of logits (..., V); all else has their shape but for V."""
     likelihood = normalizer - ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     loss = (1.0 - label_smoothing) * likelihood + label_smoothing * (normalizer - mean_logit)
@@ -83,8 +88,15 @@ _CHUNK_ROWS = 2**12
 
 
 def projected_token_statistics(
-    hidden, table, labels, label_smoothing=0.0, pad_id=0, sample_weight=None, training=False, chunk_size=None
-):
+    hidden,
+    table,
+    labels,
+    label_smoothing: float = 0.0,
+    pad_id: int = 0,
+    sample_weight=None,
+    training: bool = False,
+    chunk_size: int | None = None,
+) -> TokenStatistics:
     """TokenStatistics of hidden states (B, T, D) scored against the rows of table (V, D).
 
     What token_statistics gives for the logits, without the logits: some hundred rows are projected and scored at a time. Where the
@@ -93,7 +105,7 @@ def projected_token_statistics(
 
     Args:
         hidden: (B, T, D), of any float type.
-        table: (V, D) float32.
+        table: (V, D), of any float type.
         labels: (B, T) integer ids; pad_id marks positions that do not count.
         label_smoothing: e.
         pad_id: the padding id.
@@ -144,6 +156,7 @@ def _score_in_chunks(hidden, table, labels, weights, label_smoothing, chunk_size
     rows = ops.shape(hidden)[0]
     chunk_size = min(chunk_size, rows) if isinstance(rows, int) else ops.minimum(chunk_size, rows)
     projection = ops.cast(table, hidden.dtype)  # (V, D)
+    table = ops.cast(table, "float32")
     mean_row = ops.mean(table, axis=0)  # (D,)
     weighted = weights[:, None] * ops.cast(hidden, "float32")  # (N, D)
 
@@ -202,7 +215,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         A float32 scalar.
 
     Raises:
-        ValueError: label_smoothing outside [0, 1).
+        ValueError: label_smoothing outside [0, 1), or a reduction other than Keras's default.
 
     Example:
 
@@ -214,10 +227,15 @@ class SmoothedCrossentropy(keras.losses.Loss):
     Reference: Szegedy et al. 2016, section 7.
     """
 
-    def __init__(self, label_smoothing=0.1, pad_id=0, name="smoothed_crossentropy", **kwargs):
+    def __init__(self, label_smoothing: float = 0.1, pad_id: int = 0, name: str = "smoothed_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1). Received: {label_smoothing!r}.")
+        if self.reduction != "sum_over_batch_size":
+            raise ValueError(
+                f"The loss is a mean over real tokens. Received: reduction={self.reduction!r}. Expected: none given. For a sum "
+                "multiply by the number of tokens; for single tokens use losses.token_statistics on one at a time."
+            )
+        if not isinstance(label_smoothing, numbers.Real) or not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be a number in [0, 1). Received: {label_smoothing!r}.")
         self.label_smoothing = label_smoothing
         self.pad_id = pad_id
 
@@ -232,5 +250,5 @@ class SmoothedCrossentropy(keras.losses.Loss):
         )
         return statistics.mean_loss
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {"label_smoothing": self.label_smoothing, "pad_id": self.pad_id}

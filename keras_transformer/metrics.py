@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_transformer.losses import token_statistics
+from keras_transformer.losses import TokenStatistics, token_statistics
 
 
 class TokenMetric(keras.metrics.Metric):
@@ -14,15 +14,15 @@ class TokenMetric(keras.metrics.Metric):
         name: the metric's name in logs.
     """
 
-    _statistic = None
+    _statistic: str | None = None
 
-    def __init__(self, pad_id=0, name=None, **kwargs):
+    def __init__(self, pad_id: int = 0, name: str | None = None, **kwargs):
         super().__init__(name=name, **kwargs)
         self.pad_id = pad_id
         self.total = self.add_variable((), initializer="zeros", name="total")
         self.tokens = self.add_variable((), initializer="zeros", name="tokens")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
         """Counts labels (B, T) against logits (B, T, V); sample_weight (B,), (B, 1), (B, T) or None."""
         self.update_from_statistics(
             token_statistics(
@@ -33,7 +33,7 @@ class TokenMetric(keras.metrics.Metric):
             )
         )
 
-    def update_from_statistics(self, statistics):
+    def update_from_statistics(self, statistics: TokenStatistics) -> None:
         """Counts a batch of which the TokenStatistics are known, as Transformer does in ``fit``."""
         self.total.assign_add(ops.stop_gradient(getattr(statistics, self._statistic)))
         self.tokens.assign_add(ops.stop_gradient(statistics.tokens))
@@ -42,7 +42,7 @@ class TokenMetric(keras.metrics.Metric):
         tokens = ops.convert_to_tensor(self.tokens)
         return self.total / ops.where(tokens > 0, tokens, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {"pad_id": self.pad_id}
 
 
@@ -62,7 +62,7 @@ class TokenAccuracy(TokenMetric):
 
     _statistic = "correct"
 
-    def __init__(self, pad_id=0, name="token_accuracy", **kwargs):
+    def __init__(self, pad_id: int = 0, name: str = "token_accuracy", **kwargs):
         super().__init__(pad_id=pad_id, name=name, **kwargs)
 
 
@@ -82,7 +82,7 @@ class Perplexity(TokenMetric):
 
     _statistic = "negative_log_likelihood"
 
-    def __init__(self, pad_id=0, name="perplexity", **kwargs):
+    def __init__(self, pad_id: int = 0, name: str = "perplexity", **kwargs):
         super().__init__(pad_id=pad_id, name=name, **kwargs)
 
     def result(self):

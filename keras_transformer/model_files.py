@@ -1,68 +1,25 @@
 """A model as files: its architecture as JSON and its weights as HDF5, readable on every backend.
 
 What a translator's folder holds and what an export starts from. Keras's own ``.keras`` format works too; this one
-leaves out the optimizer, and its parts can be looked at one by one.
+leaves out the optimizer, and its parts can be looked at one by one. Files are data: before a layer is made or memory is taken, the
+architecture is known to name our classes alone, and the weights to hold what it asks for.
 """
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
+import math
 from pathlib import Path
 
-import h5py
 import keras
+import numpy as np
+from keras import ops
+
+from keras_transformer.artifacts import ArtifactError, check_hdf5, check_sidecar, parse_json, write_with_sidecar
+from keras_transformer.model_configs import check_config
 
 CONFIG_FILE = "model.json"
 WEIGHTS_FILE = "model.weights.h5"
 TOKENIZER_FILE = "tokenizer.model"  # beside a model, in the folder of a translator or an export
-
-
-@contextlib.contextmanager
-def new_folder(folder, mark):
-    """A folder to write into: it becomes ``folder`` as a whole when the block ends well, and vanishes when it does not.
-
-    Args:
-        folder: path; what is there already is replaced, if it holds a file called ``mark`` or nothing.
-        mark: the file by which such folders are known.
-
-    Raises:
-        ValueError: ``folder`` holds other things, which would be lost.
-
-    Example:
-
-    >>> import tempfile
-    >>> from keras_transformer.model_files import new_folder
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     with new_folder(parent + "/a", mark="readme.txt") as folder:
-    ...         _ = (folder / "readme.txt").write_text("A folder of its own.")
-    """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds other files, which would be lost: there is no {mark}. Name a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield new
-        new.chmod(0o755)
-        _replace_folder(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _replace_folder(new, folder):
-    """Renames ``new`` to ``folder``; what was there is kept until the rename has happened."""
-    old = new.with_name(new.name + "-old")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+_MOST_CONFIG = 2**24  # bytes
 
 
 def save_model(model, folder):
@@ -96,55 +53,127 @@ def save_model(model, folder):
         model.optimizer = optimizer
 
 
-def load_model(folder):
+def load_model(folder, allow_non_finite=False):
     """Reads what save_model wrote; the model is not compiled.
 
     Args:
         folder: path.
+        allow_non_finite: whether weights may be NaN or infinite.
 
     Returns:
         The model, its weights loaded.
 
     Raises:
-        ValueError: a file is missing or damaged, or the weights do not fit the architecture.
+        ArtifactError: a ValueError: a file is missing or damaged, the architecture names other classes than Transformer and
+            registered subclasses of it, or the weights do not fit the architecture.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder} holds no model: {name} is missing. Expected a folder written by Translator.save or "
-                "save_model."
+            raise ArtifactError(
+                folder,
+                f"it holds no model: {name} is missing",
+                "Expected a folder written by Translator.save or save_model.",
             )
-    model = _read_architecture(folder / CONFIG_FILE)
-    _read_weights(model, folder / WEIGHTS_FILE)
+    arrays = check_hdf5(folder / WEIGHTS_FILE)
+    model = _read_architecture(folder / CONFIG_FILE, sum(math.prod(shape) for shape, _ in arrays.values()))
+    _load(model, folder / WEIGHTS_FILE, arrays, allow_non_finite)
     return model
 
 
-def _read_architecture(path):
+def save_weights(model, path):
+    """Keras's ``model.save_weights``, so that a kill or a full disk leaves the old file or the new, with its sha256 beside it.
+
+    Args:
+        model: any built keras.Model.
+        path: of the file; it must end in ".weights.h5". FILE.sha256.json is written beside it.
+
+    Raises:
+        ValueError: the path ends otherwise.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import keras_transformer as kt
+    >>> model = kt.Transformer(vocabulary_size=20, d_model=8, num_heads=2, num_layers=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kt.save_weights(model, os.path.join(folder, "a.weights.h5"))
+    ...     kt.load_weights(model, os.path.join(folder, "a.weights.h5"))
+    """
+    if not str(path).endswith(".weights.h5"):
+        raise ValueError(f'The path must end in ".weights.h5". Received: {str(path)!r}.')
+    write_with_sidecar(path, model.save_weights)
+
+
+def load_weights(model, path, allow_non_finite=False):
+    """Loads what kt.save_weights wrote, all or nothing, once every byte has been compared with the sha256 beside it.
+
+    Args:
+        model: a built keras.Model. If it is compiled its optimizer's state comes too, where the file holds it.
+        path: of the file.
+        allow_non_finite: whether weights may be NaN or infinite.
+
+    Raises:
+        ArtifactError: a ValueError: the file or its sidecar is missing or damaged, or the weights are another model's or not
+        finite.
+    """
+    check_sidecar(path)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)  # else Keras would drop its state with no more than a warning
+    arrays = check_hdf5(path)
+    own = {name: array for name, array in arrays.items() if not name.startswith("optimizer/")}
+    _load(model, path, own, allow_non_finite)
+
+
+def _read_architecture(path, elements):
+    if path.stat().st_size > _MOST_CONFIG:
+        raise ArtifactError(path, f"its size, {path.stat().st_size} bytes, is none of an architecture")
+    config = parse_json(path.read_bytes(), path)
+    check_config(config, path, elements)
+    advice = "Write the folder anew."
     try:
-        model = keras.saving.deserialize_keras_object(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, KeyError, ValueError) as error:  # what Keras and json raise, depending on what is damaged
-        raise ValueError(f"{path} does not describe a model of this release: {error} Write the folder anew.") from error
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    except (
+        TypeError,
+        KeyError,
+        ValueError,
+        AttributeError,
+    ) as error:  # what Keras raises, depending on what is damaged
+        raise ArtifactError(path, f"it does not describe a model of this release: {error}", advice) from error
     if not isinstance(model, keras.Model):
-        raise ValueError(f"{path} does not describe a model, but a {type(model).__name__}. Write the folder anew.")
+        raise ArtifactError(path, f"it does not describe a model, but a {type(model).__name__}", advice)
     return model
 
 
-def _read_weights(model, path):
-    """Keras leaves out silently what the file holds beyond the model, so the arrays are counted first."""
-    arrays = []
-    try:
-        with h5py.File(path) as file:
-            file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
-    except OSError as error:
-        raise ValueError(f"{path} is damaged: {error}. Write the folder anew.") from error
+def _load(model, path, arrays, allow_non_finite):
+    """Keras leaves out silently what the file holds beyond the model, so the arrays are compared first, as far as names allow."""
     advice = f"Expected the two files of one save; {CONFIG_FILE} and {WEIGHTS_FILE} come from different models."
-    if len(arrays) != len(model.weights):
-        raise ValueError(
-            f"The weights do not fit the architecture: {path} holds {len(arrays)} arrays, the model has "
-            f"{len(model.weights)}. {advice}"
-        )
+    reason = "the weights do not fit the architecture"
+    found = sorted(shape for shape, _ in arrays.values())
+    expected = sorted(tuple(weight.shape) for weight in model.weights)
+    if len(found) != len(expected):
+        raise ArtifactError(path, f"{reason}: it holds {len(found)} arrays, the model has {len(expected)}", advice)
+    if found != expected:
+        raise ArtifactError(path, f"{reason}: its arrays have other shapes than the model's", advice)
+    before = [ops.convert_to_numpy(weight) for weight in model.weights]
     try:
         model.load_weights(path)
-    except ValueError as error:
-        raise ValueError(f"The weights do not fit the architecture: {error} {advice}") from error
+        bad = None if allow_non_finite else _first_non_finite(model)
+        if bad is not None:
+            raise ArtifactError(
+                path, f"{bad} holds numbers that are not finite", "Give allow_non_finite=True to load it all the same."
+            )
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        for weight, value in zip(model.weights, before, strict=True):
+            weight.assign(value)
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(path, f"{reason}: {error}", advice) from error
+
+
+def _first_non_finite(model):
+    for weight in model.weights:
+        if not np.isfinite(np.asarray(ops.convert_to_numpy(ops.cast(weight, "float32")))).all():
+            return weight.path
+    return None

@@ -1,9 +1,11 @@
-"""AccumulateGradients: several micro-batches, one update; named beside keras.optimizers."""
+"""Optimizers around optimizers: several micro-batches for one update; no update by numbers that are not finite."""
 
 import contextlib
 
 import keras
 from keras import ops
+
+from keras_transformer.backend_training import update_if
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -152,10 +154,146 @@ class AccumulateGradients(keras.optimizers.Optimizer):
         return cls(optimizer, config["steps"], config["name"])
 
 
+@keras.saving.register_keras_serializable(package="keras_transformer")
+class SkipNonFinite(keras.optimizers.Optimizer):
+    """Leaves out every update whose gradient is NaN or infinite, and counts them, before another optimizer sees it.
+
+    One such gradient would make all weights NaN for good. Counting goes on on the device: no step waits. callbacks.FiniteGuard
+    looks at the counts now and then, logs them, and ends training that has nothing else. In kt.Transformer a loss that is not
+    finite counts as a gradient that is not. A gradient whose norm is beyond float32 (1.8e19) counts too.
+
+    The norm of the last gradient that was not left out stands in ``gradient_norm``, before clipping.
+
+    Args:
+        optimizer: the keras.optimizers.Optimizer that makes the updates.
+        name: name of the optimizer.
+
+    Raises:
+        ValueError: ``optimizer`` is none, or scales the loss: LossScaleOptimizer goes around this one.
+
+    Example:
+
+    >>> import keras
+    >>> import keras_transformer as kt
+    >>> optimizer = kt.SkipNonFinite(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
+    >>> optimizer.inner_optimizer.name
+    'adam'
+    """
+
+    def __init__(self, optimizer, name="skip_non_finite"):
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(f"optimizer must be a keras.optimizers.Optimizer. Received: {optimizer!r}.")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                "LossScaleOptimizer leaves out such steps by itself, to find its scale. Give it SkipNonFinite as its "
+                "inner optimizer."
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = optimizer
+
+    def build(self, variables):
+        if self.built:
+            return
+
+        def counter(name, dtype="int32"):
+            return self.add_variable(shape=(), dtype=dtype, initializer="zeros", name=name)
+
+        self.batches = counter("batches")  # gradients seen
+        self.skipped = counter("skipped")  # of those, left out
+        self.in_a_row = counter("in_a_row")  # left out since the last that was not
+        self.longest = counter("longest")  # the most left out in a row
+        self.longest_begin = counter("longest_begin")  # the number, from 1, of the first of those
+        self.first_bad = counter(
+            "first_bad"
+        )  # place among the variables of the first bad gradient, in the last left out
+        self.gradient_norm = counter("gradient_norm", "float32")
+        self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    def apply(self, grads, trainable_variables=None):
+        """Lets the inner optimizer update the variables, if all of ``grads`` are finite."""
+        if not self.built:
+            self.build(trainable_variables)
+        variables = self._trainable_variables if trainable_variables is None else trainable_variables
+        finite = self._count(grads)
+        update_if(
+            finite,
+            lambda: self.inner_optimizer.apply(grads, trainable_variables),
+            [*variables, *self.inner_optimizer.variables],
+        )
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """As ``apply``, for JAX: returns the new trainable and optimizer variables."""
+        own = super().variables
+        with keras.StatelessScope(state_mapping=list(zip(own, optimizer_variables[: len(own)], strict=True))) as scope:
+            finite = self._count(grads)
+        inner = list(optimizer_variables[len(own) :])
+
+        def update():
+            new_trainable, new_inner = self.inner_optimizer.stateless_apply(inner, grads, trainable_variables)
+            return list(new_trainable), list(new_inner)
+
+        new_trainable, new_inner = ops.cond(finite, update, lambda: (list(trainable_variables), inner))
+        return new_trainable, [scope.get_current_value(variable) for variable in own] + list(new_inner)
+
+    def _count(self, grads):
+        """Counts the batch; returns whether its gradient is finite, a scalar."""
+        squares = [ops.zeros(()) if g is None else ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads]
+        squares = ops.stack(squares)  # one for each variable
+        norm = ops.sqrt(ops.sum(squares))
+        finite = ops.isfinite(norm)
+        bad = 1 - ops.cast(finite, "int32")
+        self.batches.assign_add(1)
+        self.skipped.assign_add(bad)
+        self.in_a_row.assign(bad * (self.in_a_row + 1))
+        is_longest = self.in_a_row > self.longest
+        self.longest_begin.assign(ops.where(is_longest, self.batches - self.in_a_row + 1, self.longest_begin))
+        self.longest.assign(ops.where(is_longest, self.in_a_row, self.longest))
+        first_bad = ops.cast(ops.argmax(ops.cast(ops.logical_not(ops.isfinite(squares)), "int32")), "int32")
+        self.first_bad.assign(ops.where(finite, self.first_bad, first_bad))
+        self.gradient_norm.assign(ops.where(finite, norm, self.gradient_norm))
+        return finite
+
+    @property
+    def variables(self):
+        return super().variables + self.inner_optimizer.variables
+
+    @property
+    def learning_rate(self):
+        """The inner optimizer's."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        """Updates done so far; those left out are none."""
+        return self.inner_optimizer.iterations
+
+    def finalize_variable_values(self, variables):
+        self.inner_optimizer.finalize_variable_values(variables)
+
+    def get_config(self):
+        return {"optimizer": keras.saving.serialize_keras_object(self.inner_optimizer), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(optimizer, config["name"])
+
+
+def find_optimizer(optimizer, kind):
+    """The optimizer of that class that ``optimizer`` is or has among its inner optimizers, or None."""
+    while optimizer is not None and not isinstance(optimizer, kind):
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer
+
+
 @contextlib.contextmanager
 def weigh_micro_batch(optimizer, tokens):
     """While open, an AccumulateGradients in ``optimizer``, or inside its wrappers, knows how many tokens the batch has."""
-    while optimizer is not None and not isinstance(optimizer, AccumulateGradients):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
+    optimizer = find_optimizer(optimizer, AccumulateGradients)
     with contextlib.nullcontext() if optimizer is None else optimizer.weigh(tokens):
         yield

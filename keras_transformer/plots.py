@@ -1,5 +1,7 @@
 """Pictures of a training run, drawn with Matplotlib (``pip install 'keras-transformer[plots]'``)."""
 
+from pathlib import Path
+
 # What stands in one panel, from left to right; a panel without a column in the table is left out.
 _PANELS = {
     "loss a token": ("loss", "val_loss"),
@@ -11,7 +13,7 @@ _PANELS = {
 _LOGARITHMIC = {"perplexity"}
 
 
-def learning_curves(rows, path):
+def learning_curves(rows: list[dict], path: str | Path) -> None:
     """Draws what LearningCurves recorded as a row of panels over the updates done, into a PNG.
 
     Args:

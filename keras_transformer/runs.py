@@ -2,7 +2,8 @@
 
 run.yaml          the settings it was begun with; written last, so that a run which could not begin leaves none
 tokenizer.model   the vocabulary
-checkpoints/      weights and optimizer after the last epochs, and where training stood ten minutes ago or was broken off
+checkpoints/      all that training is made of, after the last epochs, and where it stood ten minutes ago or was broken off
+lock.json         pid and host of the process that trains, while one does
 translator/       model and tokenizer after the best epoch, by validation BLEU, else loss
 curves.csv        loss, perplexity, accuracy, learning rate, BLEU, epoch by epoch; curves.png draws them
 tensorboard/      the same for TensorBoard
@@ -15,19 +16,27 @@ from pathlib import Path
 import keras
 import yaml
 
+from keras_transformer.artifacts import LOCK_FILE, FolderLock, write_file
+from keras_transformer.backend_training import device_memory, is_out_of_memory
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
+    EarlyStopping,
+    FiniteGuard,
     Interrupted,
     Interruption,
     LearningCurves,
     LearningRate,
     Limit,
     ProgressBar,
+    Resume,
     TensorBoard,
+    epochs_since_best,
     read_curves,
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
+from keras_transformer.memory import OutOfMemory, advice, step_memory
+from keras_transformer.optimizers import AccumulateGradients
 from keras_transformer.presets import get_preset
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
@@ -54,6 +63,8 @@ class Settings:
         batch_tokens: most padded positions of a batch; None for the preset's.
         vocabulary_size: pieces; None for the preset's.
         seed: of weights and order.
+        accumulate: batches whose gradients make one update; see AccumulateGradients.
+        remat: whether training computes activations twice to save memory; see Transformer.
     """
 
     source: str
@@ -64,6 +75,8 @@ class Settings:
     batch_tokens: int | None = None
     vocabulary_size: int | None = None
     seed: int = 1
+    accumulate: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         get_preset(self.preset)
@@ -97,7 +110,7 @@ class Settings:
 
     def write(self, path):
         """Writes them so that a kill leaves the whole file or none."""
-        _write_whole(path, yaml.safe_dump(dataclasses.asdict(self)).encode("utf-8"))
+        write_file(path, yaml.safe_dump(dataclasses.asdict(self)).encode("utf-8"))
 
 
 class Run:
@@ -141,20 +154,28 @@ class Run:
                 validation.source, validation.target, self.tokenizer, shuffle=False, num_buckets=4, **batching
             )
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
-        self.model = Transformer.from_preset(settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed)
+        self.model = Transformer.from_preset(
+            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat
+        )
         self.model.compile()
-        self.epoch = 0
+        if settings.accumulate > 1:
+            skips = self.model.optimizer  # its inner optimizer makes the updates
+            skips.inner_optimizer = AccumulateGradients(skips.inner_optimizer, settings.accumulate)
+        self.epoch, self.history = 0, []
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
-            self.epoch = load_checkpoint(self.model, checkpoint)["epoch"]
+            state = load_checkpoint(self.model, checkpoint)
+            self.epoch, self.history = state["epoch"], state["history"]
         if not begun:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
-            settings.write(self.folder / SETTINGS_FILE)
+            with FolderLock(self.folder):
+                write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
+                settings.write(self.folder / SETTINGS_FILE)
 
     def _is_begun(self):
         """Whether the folder holds a run, which then must be one with these settings."""
         path = self.folder / SETTINGS_FILE
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"The output of a run is a folder. Received: the file {self.folder}. Name a new folder.")
         if path.is_file():
             self._check_settings(Settings.read(path).filled(), self.settings.filled())
             return True
@@ -164,7 +185,7 @@ class Run:
                 "back, or give another output folder."
             )
         # What a kill at the very beginning leaves is made anew.
-        left = {TOKENIZER_FILE, f".{TOKENIZER_FILE}-new", f".{SETTINGS_FILE}-new"}
+        left = {TOKENIZER_FILE, f".{TOKENIZER_FILE}-new", f".{SETTINGS_FILE}-new", LOCK_FILE}
         if self.folder.is_dir() and any(path.name not in left for path in self.folder.iterdir()):
             raise ValueError(
                 f"{self.folder} holds other files, among which a run would be lost: there is no {SETTINGS_FILE}. Give a new "
@@ -186,60 +207,78 @@ class Run:
         """Updates done so far."""
         return int(self.model.optimizer.iterations)
 
-    def train(self, epochs=None, updates=None, minutes=None):
+    def train(self, epochs=None, updates=None, minutes=None, keep=2, best=0, monitor=None, patience=None):
         """Trains until the first of the limits is reached, each counted from the run's beginning but for ``minutes``, from now.
+
+        It goes on at the very batch where the run stands.
 
         Args:
             epochs: in all; None for no limit if another is given, else 20.
             updates: in all, or None.
             minutes: or None.
+            keep: how many of the newest checkpoints remain.
+            best: how many of the best checkpoints by ``monitor`` remain beside them.
+            monitor: a name in the logs; None for validation BLEU, or the loss without validation.
+            patience: epochs without a better ``monitor`` after which training ends; None for no such end.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint is written first, and a translator if there is none.
+            Interrupted: SIGINT, SIGTERM or SIGHUP came; a checkpoint is written first, and a translator if there is none.
+            FolderInUse: a ValueError: another process trains in the folder.
+            NonFiniteError: a ValueError: the numbers have gone bad for many steps in a row; the checkpoints are as they were.
+            OutOfMemory: a ValueError that says what would fit; the checkpoints are as they were.
         """
         if epochs is None:
-            epochs = 20 if updates is None and minutes is None else 10**6
-        if self.epoch >= epochs or (updates is not None and self.updates >= updates):
+            epochs = 20 if updates is None and minutes is None and patience is None else 10**6
+        monitor = monitor or ("loss" if self.validation is None else "val_bleu")
+        waited = patience is not None and epochs_since_best(self.history, monitor) >= patience
+        if self.epoch >= epochs or (updates is not None and self.updates >= updates) or waited:
             self._save_translator_if_missing()
             return
         progress = ProgressBar(self.batches.num_tokens / len(self.batches), file=self.file)
         tensorboard = TensorBoard(self.folder / "tensorboard")
-        checkpoints = Checkpoints(self.folder / "checkpoints")
+        checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, best=best, monitor=monitor)
         callbacks = [
-            # The order of an epoch then depends on nothing that was served before it.
-            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.batches.set_epoch(epoch)),
+            Resume(self.folder / "checkpoints"),
             *([self._bleu] if self.validation is not None else []),
             LearningRate(),
             progress,
+            FiniteGuard(),
             LearningCurves(self.folder),
             tensorboard,
             checkpoints,
             _BestTranslator(self.folder, self.tokenizer),
+            *([] if patience is None else [EarlyStopping(checkpoints, monitor, patience)]),
             Limit(minutes, updates),
         ]
-        try:
-            self._fit(epochs, callbacks)
-            self.epoch = checkpoints.epoch
-        except Interrupted:
-            checkpoints.save()
-            self.epoch = checkpoints.epoch
+        with FolderLock(self.folder), Interruption(self.file) as interruption:
+            try:
+                self._fit(epochs, [*callbacks, interruption])
+                self.epoch, self.history = checkpoints.epoch, checkpoints.history
+            except Interrupted:
+                checkpoints.save()
+                checkpoints.wait()
+                self.epoch = checkpoints.epoch
+                self._save_translator_if_missing()
+                raise
+            finally:
+                for callback in (progress, tensorboard):
+                    callback.on_train_end()
             self._save_translator_if_missing()
-            raise
-        finally:
-            for callback in (progress, tensorboard):
-                callback.on_train_end()
-        self._save_translator_if_missing()
 
     def _fit(self, epochs, callbacks):
-        with Interruption() as interruption:
-            self.model.fit(
-                self.batches,
-                validation_data=self.validation,
-                initial_epoch=self.epoch,
-                epochs=epochs,
-                callbacks=[*callbacks, interruption],
-                verbose=0,
-            )
+        try:
+            self._fit_model(epochs, callbacks)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            length = max(max(shape[1:]) for shape in self.batches.shapes)
+            step = step_memory(self.model, self.batches.batch_tokens, length, self.settings.accumulate)
+            last = latest_checkpoint(self.folder / "checkpoints")
+            kept = f"The last checkpoint, {last.name}, is as it was." if last else "There is no checkpoint so far."
+            raise OutOfMemory(f"Training does not fit into memory. {kept}\n{advice(step, device_memory())}") from error
+
+    def _fit_model(self, epochs, callbacks):
+        self.model.fit(self.batches, validation_data=self.validation, epochs=epochs, callbacks=callbacks, verbose=0)
 
     def _save_translator_if_missing(self):
         if not (self.folder / "translator").exists():
@@ -272,10 +311,3 @@ def _is_same(name, before, now):
     if name in ("source", "target", "valid_source", "valid_target") and None not in (before, now):
         return before == now or os.path.abspath(before) == os.path.abspath(now)
     return before == now
-
-
-def _write_whole(path, content):
-    """Writes bytes under another name and renames: a kill leaves the whole file or none."""
-    new = path.with_name(f".{path.name}-new")
-    new.write_bytes(content)
-    os.replace(new, path)

@@ -1,5 +1,7 @@
 """Learning-rate schedules, named as keras.optimizers.schedules names them."""
 
+from typing import Self
+
 import keras
 from keras import ops
 
@@ -34,7 +36,7 @@ class WarmupInverseSqrt(keras.optimizers.schedules.LearningRateSchedule):
     Reference: Vaswani et al. 2017, equation 3.
     """
 
-    def __init__(self, d_model, warmup_steps=4000, scale=1.0):
+    def __init__(self, d_model: int, warmup_steps: int = 4000, scale: float = 1.0):
         for name, value in (("d_model", d_model), ("warmup_steps", warmup_steps), ("scale", scale)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive. Received: {name}={value!r}.")
@@ -43,7 +45,7 @@ class WarmupInverseSqrt(keras.optimizers.schedules.LearningRateSchedule):
         self.scale = scale
 
     @classmethod
-    def from_peak(cls, peak, d_model, warmup_steps=4000):
+    def from_peak(cls, peak: float, d_model: int, warmup_steps: int = 4000) -> Self:
         """The schedule whose highest rate is ``peak``.
 
         Example:
@@ -55,7 +57,7 @@ class WarmupInverseSqrt(keras.optimizers.schedules.LearningRateSchedule):
         return cls(d_model, warmup_steps, peak * (d_model * warmup_steps) ** 0.5)
 
     @property
-    def peak(self):
+    def peak(self) -> float:
         """The highest rate, reached at update ``warmup_steps``."""
         return self.scale * (self.d_model * self.warmup_steps) ** -0.5
 
@@ -63,5 +65,5 @@ class WarmupInverseSqrt(keras.optimizers.schedules.LearningRateSchedule):
         n = ops.cast(step, "float32") + 1.0
         return self.scale * self.d_model**-0.5 * ops.minimum(ops.rsqrt(n), n * self.warmup_steps**-1.5)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {"d_model": self.d_model, "warmup_steps": self.warmup_steps, "scale": self.scale}

@@ -7,6 +7,9 @@ Vaswani et al. 2017, "Attention Is All You Need".
 import contextlib
 import contextvars
 import numbers
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self
 
 import keras
 import numpy as np
@@ -20,10 +23,10 @@ from keras_transformer.layers.embedding import OutputProjection, SinusoidalPosit
 from keras_transformer.layers.encoder import Encoder
 from keras_transformer.layers.masking import padding_mask, segment_mask, segment_positions
 from keras_transformer.layers.seeded_dropout import seeded_dropout
-from keras_transformer.losses import SmoothedCrossentropy, projected_token_statistics, token_weights
+from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
 from keras_transformer.mid_epoch import fit_batches
-from keras_transformer.optimizers import weigh_micro_batch
+from keras_transformer.optimizers import SkipNonFinite, find_optimizer, weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
 from keras_transformer.text.batches import Batches
@@ -53,13 +56,15 @@ class Transformer(keras.Model):
         activation: of the feed-forward networks.
         epsilon: LayerNorm's.
         tie_embeddings: "all" (one table for source, target and output), "decoder" (target and output), or None.
-        residual_dropout_position: "branch" (the paper) or "sum"; see layers.Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see layers/residual.py.
         pad_id: the id that fills up short rows.
         bos_id: the id every target begins with.
         eos_id: the id every label row ends with.
         preset: name whose recipe ``compile()`` takes its defaults from; from_preset sets it.
         seed: seed of the initial weights, which are then equal on every backend, and of dropout; None draws one from
             Python's generator, which keras.utils.set_random_seed seeds.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos. Where several pairs share a line, also
@@ -86,25 +91,26 @@ class Transformer(keras.Model):
 
     def __init__(
         self,
-        vocabulary_size,
-        d_model=512,
-        d_ff=None,
-        num_heads=8,
-        num_layers=6,
-        num_decoder_layers=None,
-        dropout=0.1,
-        attention_dropout=None,
-        activation_dropout=None,
-        norm="post",
-        activation="relu",
-        epsilon=1e-6,
-        tie_embeddings="all",
-        residual_dropout_position="branch",
-        pad_id=0,
-        bos_id=2,
-        eos_id=3,
-        preset=None,
-        seed=None,
+        vocabulary_size: int,
+        d_model: int = 512,
+        d_ff: int | None = None,
+        num_heads: int = 8,
+        num_layers: int = 6,
+        num_decoder_layers: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        activation_dropout: float | None = None,
+        norm: Literal["post", "pre"] = "post",
+        activation: str | Callable = "relu",
+        epsilon: float = 1e-6,
+        tie_embeddings: Literal["all", "decoder"] | None = "all",
+        residual_dropout_position: Literal["branch", "sum"] = "branch",
+        pad_id: int = 0,
+        bos_id: int = 2,
+        eos_id: int = 3,
+        preset: str | None = None,
+        seed: int | None = None,
+        remat: bool = False,
         **kwargs,
     ):
         keep_freed_memory()
@@ -132,6 +138,7 @@ class Transformer(keras.Model):
         self.eos_id = eos_id
         self.preset = preset
         self.seed = seed
+        self.remat = remat
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
@@ -143,10 +150,13 @@ class Transformer(keras.Model):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
+            setattr(self, name, int(value))
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Real) or not 0 <= value < 1:
                 raise ValueError(f"{name} must be a number in [0, 1). Received: {name}={value!r}.")
+        if self.seed is not None and (not isinstance(self.seed, numbers.Integral) or self.seed < 0):
+            raise ValueError(f"seed must be an integer from 0, or None. Received: seed={self.seed!r}.")
         if not isinstance(self.epsilon, numbers.Real) or not self.epsilon > 0:
             raise ValueError(f"epsilon must be a positive number. Received: epsilon={self.epsilon!r}.")
         ids = {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
@@ -183,11 +193,12 @@ class Transformer(keras.Model):
         self.positions = SinusoidalPositions(dtype=self.dtype_policy, name="positions")
         encoder_seed, decoder_seed = seeds.next(), seeds.next()
         self.embedding_dropout = seeded_dropout(self.dropout, seeds, self.dtype_policy)
+        shared |= {"remat": self.remat}
         self.encoder = Encoder(self.num_layers, seed=encoder_seed, name="encoder", **shared)
         self.decoder = Decoder(self.num_decoder_layers, seed=decoder_seed, name="decoder", **shared)
 
     @classmethod
-    def from_preset(cls, name, /, vocabulary_size=None, **overrides):
+    def from_preset(cls, name: str, /, vocabulary_size: int | None = None, **overrides) -> Self:
         """A Transformer with the sizes of a preset: "tiny", "small", "base" or "large".
 
         Args:
@@ -209,7 +220,7 @@ class Transformer(keras.Model):
             vocabulary_size = preset["recipe"]["vocabulary_size"]
         return cls(vocabulary_size, preset=name, **(preset["model"] | overrides))
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: dict | None = None) -> None:
         """Creates all weights; their shapes follow from the arguments alone."""
         if self.built:
             return
@@ -224,7 +235,7 @@ class Transformer(keras.Model):
         self.decoder.build(hidden_shape, hidden_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: dict, training: bool | None = None):
         if "target_segments" in inputs:
             return self._call_packed(inputs, training)
         source_mask = padding_mask(inputs["source"], self.pad_id)  # (B, 1, 1, S)
@@ -248,16 +259,16 @@ class Transformer(keras.Model):
         x = self.decoder(x, encoder_output, **masks, training=training)
         return x if self._scoring.open else self.logits(x)
 
-    def encode(self, source, source_mask, positions=None, training=None):
+    def encode(self, source, source_mask, positions=None, training: bool | None = None):
         """Source ids (B, S), their mask (B, 1, 1, S) and, if they are packed, positions (B, S) -> encoder output (B, S, D)."""
         x = self._embed(self.source_embedding, source, positions=positions, training=training)
         return self.encoder(x, attention_mask=source_mask, training=training)
 
-    def init_cache(self, encoder_output, beam_size, max_length):
+    def init_cache(self, encoder_output, beam_size: int, max_length) -> list[dict]:
         """What cached decoding keeps for W hypotheses of each sentence and max_length positions."""
         return self.decoder.init_cache(encoder_output, beam_size, max_length)
 
-    def decode_step(self, target, cache, step, source_mask):
+    def decode_step(self, target, cache: list[dict], step, source_mask) -> tuple:
         """Logits (B W, V) of the token after ``target`` (B W,), which stands at position ``step``; and the new cache."""
         x = self._embed(self.target_embedding, target[:, None], start=step)  # (B W, 1, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
@@ -316,12 +327,20 @@ class Transformer(keras.Model):
             new.assign(values)
         return model
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: dict) -> tuple:
         return (*input_shape["target"], self.vocabulary_size)
 
     # Training: what Keras calls around a step
 
-    def compile(self, optimizer=None, loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str | None = None,
+        loss: keras.losses.Loss | Callable | str | None = None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ) -> None:
         """keras.Model.compile, with the paper's recipe for whatever is not given.
 
         Loss and metrics are counted by tokens, from hidden states, where the loss is SmoothedCrossentropy itself and all metrics
@@ -329,8 +348,8 @@ class Transformer(keras.Model):
         Keras's own step, on logits, as in every model.
 
         Args:
-            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
-                warmup_steps and scale are the preset's.
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0, in
+                SkipNonFinite; warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
             loss_weights: as keras.Model.compile.
             metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
@@ -350,7 +369,9 @@ class Transformer(keras.Model):
         recipe = get_preset(self.preset or "base")["recipe"]
         if optimizer is None:
             schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
-            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+            optimizer = SkipNonFinite(
+                keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
+            )
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
         if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):
@@ -376,12 +397,12 @@ class Transformer(keras.Model):
         )
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         """Keras's, and those counted by tokens. Of two metrics of one name the later is reported: our loss, not the
         one that Keras's own tracker weighs by rows."""
         return super().metrics + self._scoring.metrics
 
-    def export(self, filepath, *args, input_signature=None, **kwargs):
+    def export(self, filepath: str | Path, *args, input_signature: list | None = None, **kwargs):
         """keras.Model.export of ``call``: ids in, logits out. Translator.export writes a model that translates."""
         if input_signature is None:
             ids = keras.InputSpec(shape=(None, None), dtype="int32")
@@ -398,13 +419,13 @@ class Transformer(keras.Model):
         callbacks=None,
         validation_split=0.0,
         validation_data=None,
-        shuffle=True,
+        shuffle: bool = True,
         class_weight=None,
         sample_weight=None,
         initial_epoch=0,
         steps_per_epoch=None,
         **kwargs,
-    ):
+    ) -> keras.callbacks.History:
         """keras.Model.fit, with ids checked on the host first.
 
         ``shuffle`` concerns arrays and a PyDataset of one's own. The batches of a kt.Batches keep the order their seed gives, and
@@ -418,6 +439,9 @@ class Transformer(keras.Model):
                 labels, sample_weight has another shape, or class_weight is given.
         """
         _refuse_class_weight(class_weight)
+        for callback in _iterable(callbacks):
+            if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
+                callback.set_data(x)
         check = IdCheck(self.vocabulary_size, needs_labels=True)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
@@ -437,7 +461,9 @@ class Transformer(keras.Model):
         """Within, ``following.advance(steps)`` is called after each execution of so many training steps."""
         return self._follower.put(following)
 
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs):
+    def evaluate(
+        self, x=None, y=None, batch_size: int | None = None, verbose: int | str = "auto", sample_weight=None, **kwargs
+    ):
         """keras.Model.evaluate, with ids checked on the host first; see fit. A kt.Batches stays in its epoch."""
         check = IdCheck(self.vocabulary_size, needs_labels=True)
         with check.one_error(), _same_epoch(x):
@@ -450,13 +476,13 @@ class Transformer(keras.Model):
         with check.one_error(), _same_epoch(x):
             return super().predict(check.wrap(x), *args, **kwargs)
 
-    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict: bool = False):
         """keras.Model.train_on_batch, with ids checked on the host first; see fit."""
         _refuse_class_weight(class_weight)
         IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict: bool = False):
         """keras.Model.test_on_batch, with ids checked on the host first; see fit."""
         IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
@@ -466,7 +492,10 @@ class Transformer(keras.Model):
         IdCheck(self.vocabulary_size).batch(x)
         return super().predict_on_batch(x)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
+        # TensorFlow traces a function twice if it makes variables: built here, the first step of tiny comes 7 s sooner.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         made = self.train_function
         super().make_train_function(force)
         if self.train_function is not made:
@@ -474,13 +503,13 @@ class Transformer(keras.Model):
             function = keep_state(self.train_function, *kinds)
             self.train_function = self._follower.told(function, self.steps_per_execution)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         made = self.test_function
         super().make_test_function(force)
         if self.test_function is not made:
             self.test_function = keep_state(self.test_function, *self._weights(), lambda: self.metrics_variables)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> None:
         made = self.predict_function
         super().make_predict_function(force)
         if self.predict_function is not made:
@@ -501,7 +530,7 @@ class Transformer(keras.Model):
         with self._scoring.hidden_states():
             return super().test_step(*args)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training: bool = True):
         """The loss over real tokens, and what layers and regularisers add to it.
 
         In ``fit`` and ``evaluate`` y_pred are hidden states (B, T, D), and metrics count here: JAX gives metrics
@@ -519,51 +548,59 @@ class Transformer(keras.Model):
             training=training,
         )
         added = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
+        loss = statistics.mean_loss + added
+        if training and find_optimizer(self.optimizer, SkipNonFinite) is not None:
+            # A batch that will be left out counts in no metric, and an infinite loss is left out whatever its gradient.
+            finite = ops.isfinite(loss)
+            statistics = TokenStatistics(*(ops.where(finite, value, 0.0) for value in statistics))
+            added = ops.where(finite, added, 0.0)
+            loss = loss * ops.where(finite, 1.0, float("nan"))
         token_loss, *token_metrics = self._scoring.metrics
         token_loss.update_from_statistics(statistics._replace(loss=statistics.loss + added * statistics.tokens))
         for metric in token_metrics:
             metric.update_from_statistics(statistics)
-        return statistics.mean_loss + added
+        return loss
 
     @property
     def output_table(self):
         """The weight (V, D) whose rows score the hidden states."""
         return self.target_embedding.embeddings if self.output_projection is None else self.output_projection.kernel
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict:
         """The metrics so far; compute_loss has already counted this batch."""
         if not self._scoring.open:
             return super().compute_metrics(x, y, y_pred, sample_weight)
         return self.get_metrics_result()
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict | None:
         """Keras's, with metrics back in their place and optimizer and jit_compile as every backend can load them."""
         config = super().get_compile_config()
         if config and self._scoring.metrics:
             config["metrics"] = [keras.saving.serialize_keras_object(metric) for metric in self._scoring.metrics[1:]]
         return portable_config(config)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def _sublayers(self):
-        """{path: layer} of all layers with weights, however deep, each before its own. Keras has no public way to list them."""
-        return {layer.path: layer for layer in self._flatten_layers(include_self=False) if layer.weights}
-
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:
         config = dict(config)
         frozen = config.pop("frozen", ())
         model = super().from_config(config, custom_objects)
-        if frozen:
-            for path, layer in model._sublayers().items():
-                layer.trainable = path not in frozen
+        parts = dict(_parts(model))
+        if unknown := sorted(set(frozen) - parts.keys()):
+            raise ValueError(
+                f"The configuration freezes parts that the model does not have. Received: {', '.join(unknown)}. "
+                f"Expected: some of {', '.join(parts)}."
+            )
+        for path, layer in parts.items() if frozen else ():
+            layer.trainable = path not in frozen
         return model
 
-    def get_config(self):
-        """Every argument; and under "frozen" the paths of the layers that are, if some are."""
-        frozen = [path for path, layer in self._sublayers().items() if not layer.trainable]
+    def get_config(self) -> dict:
+        """Every argument; and under "frozen" the layers that are, if some are, as in "decoder/layer_0/feed_forward"."""
+        frozen = [path for path, layer in _parts(self) if not layer.trainable]
         return (
             super().get_config()
             | ({"frozen": frozen} if frozen else {})
@@ -587,8 +624,19 @@ class Transformer(keras.Model):
                 "eos_id": self.eos_id,
                 "preset": self.preset,
                 "seed": self.seed,
+                "remat": self.remat,
             }
         )
+
+
+def _parts(model):
+    """Yields (path, layer) of all layers with weights, however deep, each before its own; paths begin within the model.
+
+    Keras has no public way to list them.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        if layer.weights:
+            yield layer.path.partition("/")[2], layer
 
 
 def _same_epoch(x):
@@ -643,6 +691,12 @@ class _Scoring:
             yield
         finally:
             self._under_way.reset(token)
+
+
+def _iterable(callbacks):
+    """What ``fit`` was given as callbacks: None, one, a list of them, or a CallbackList."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    return callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _refuse_class_weight(class_weight):

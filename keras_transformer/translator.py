@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_transformer.artifacts import ArtifactError, check_manifest, new_folder, write_manifest
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.saved_model import export_saved_model
-from keras_transformer.model_files import TOKENIZER_FILE, load_model, new_folder, save_model
+from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
 from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
 from keras_transformer.transformer import Transformer  # noqa: F401 so that its name is known when a folder is loaded
 
 FORMAT_FILE = "translator.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITHOUT_MANIFEST = 1  # the version before, which still loads
+_KIND = "translator"
 
 
 class Translator:
@@ -103,40 +106,46 @@ class Translator:
     def save(self, folder):
         """Writes model and tokenizer into ``folder``; a translator already there is replaced as a whole.
 
-        The folder holds model.json, model.weights.h5, tokenizer.model and translator.json. Any backend loads it.
+        The folder holds model.json, model.weights.h5, tokenizer.model, translator.json, and manifest.json with size and sha256 of
+        each. Any backend loads it.
 
         Raises:
             ValueError: ``folder`` holds something else than a translator, which would be lost.
         """
-        with new_folder(folder, mark=FORMAT_FILE) as new:
+        with new_folder(folder, FORMAT_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
             save_model(self.model, new)
             self.tokenizer.save(new / TOKENIZER_FILE)
             (new / FORMAT_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION}) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder):
-        """Reads what ``save`` wrote, on whatever backend is active.
+        """Reads what ``save`` wrote, on whatever backend is active, once every byte has been compared with the manifest.
 
         Raises:
-            ValueError: ``folder`` is not a translator's, or of a later format.
+            ArtifactError: a ValueError: ``folder`` is not a translator's, of a later format, or damaged.
         """
         folder = Path(folder)
         for name in (FORMAT_FILE, TOKENIZER_FILE):
             if not (folder / name).is_file():
-                raise ValueError(
-                    f"{folder} is not a translator: {name} is missing. Expected a folder written by Translator.save."
+                raise ArtifactError(
+                    folder,
+                    f"it is not a translator: {name} is missing",
+                    "Expected a folder written by Translator.save.",
                 )
         try:
             version = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8"))["format_version"]
         except (ValueError, TypeError, KeyError):
-            raise ValueError(
-                f"{folder / FORMAT_FILE} is damaged: it does not say which format the folder has. Save it anew."
+            raise ArtifactError(
+                folder / FORMAT_FILE, "it is damaged: it does not say which format the folder has", "Save it anew."
             ) from None
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{folder} has format version {version}; this release reads {FORMAT_VERSION}. Install the release that "
-                "wrote it."
+        if version not in (_WITHOUT_MANIFEST, FORMAT_VERSION):
+            raise ArtifactError(
+                folder,
+                f"it has format version {version}; this release reads {_WITHOUT_MANIFEST} and {FORMAT_VERSION}",
+                "Install the release that wrote it.",
             )
+        if version != _WITHOUT_MANIFEST:
+            check_manifest(folder, _KIND)
         return cls(load_model(folder), load_tokenizer(folder / TOKENIZER_FILE))
 
     def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None):

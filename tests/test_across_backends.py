@@ -111,6 +111,7 @@ def begin(folder, backend):
         if norm == TRAINED:
             found["losses"] = losses_of(model, inputs, labels, STEPS)
             model.save(folder / f"{backend}.keras")
+            model.save_weights(folder / f"{backend}.weights.h5")
             found["trained_logits"] = logits_of(model, inputs)
             found["more_losses"] = losses_of(model, inputs, labels, MORE_STEPS)
         np.savez(folder / f"{backend}_{norm}.npz", **found)
@@ -123,6 +124,9 @@ def go_on(folder, origin, backend):
     inputs, labels = batch()
     model = keras.models.load_model(folder / f"{origin}.keras")
     found = {"logits": logits_of(model, inputs)}
+    weighted = new_model(TRAINED)
+    weighted.load_weights(folder / f"{origin}.weights.h5")
+    found["logits_by_weights"] = logits_of(weighted, inputs)
     if (origin, backend) in RING:
         if backend == "tensorflow":
             model.jit_compile = False  # XLA's compilation would take longer than all the rest
@@ -200,8 +204,9 @@ def test_loss_curves_of_50_steps_agree(found):
 
 @pytest.mark.parametrize(("origin", "backend"), list(itertools.permutations(BACKENDS, 2)))
 def test_a_file_saved_on_one_backend_gives_the_same_logits_on_another(found, origin, backend):
-    before, after = found[f"{origin}_{TRAINED}"]["trained_logits"], found[f"{origin}_on_{backend}"]["logits"]
-    assert_close(after, before, 1e-5, np.abs(before).max())
+    before, after = found[f"{origin}_{TRAINED}"]["trained_logits"], found[f"{origin}_on_{backend}"]
+    for kind in ("logits", "logits_by_weights"):
+        assert_close(after[kind], before, 1e-5, np.abs(before).max())
 
 
 @pytest.mark.parametrize(("origin", "backend"), RING)

@@ -114,3 +114,23 @@ def test_hypotheses_side_by_side_equal_one_at_a_time():
 def test_a_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="divisible by num_heads. Received: d_model=8, num_heads=3"):
         SelfAttention(8, 3)
+
+
+@pytest.mark.parametrize("length", [6, 600])
+def test_masks_of_two_and_three_axes_as_in_keras(length):
+    """600 is long enough for attention in blocks."""
+    x = GENERATOR.normal(size=(2, length, 8)).astype("float32")
+    layer = SelfAttention(8, 2)
+    expected = as_numpy(layer(x, attention_mask=causal_mask(length)))
+    flat = np.tril(np.ones((length, length), bool))
+    for mask in (flat, np.stack([flat, flat])):
+        np.testing.assert_allclose(as_numpy(layer(x, attention_mask=mask)), expected, atol=1e-6)
+    other = np.stack([flat, np.ones_like(flat)])  # a mask a sentence: the second axis is no head
+    seen = as_numpy(layer(x, attention_mask=other))
+    np.testing.assert_allclose(seen[0], expected[0], atol=1e-6)
+    assert np.abs(seen[1] - expected[1]).max() > 1e-3
+
+
+def test_masks_of_one_axis_are_refused():
+    with pytest.raises(ValueError, match=r"Received: shape \(4,\).*mask\[:, None, None, :\]"):
+        SelfAttention(8, 2)(X, attention_mask=np.ones(4, bool))

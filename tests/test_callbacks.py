@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer import callbacks as callbacks_module
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
+    EarlyStopping,
     Interrupted,
     Interruption,
     LearningCurves,
     LearningRate,
     Limit,
     ProgressBar,
+    Resume,
+    SpikeRollback,
     TensorBoard,
+    progress,
     read_curves,
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
@@ -117,8 +120,8 @@ def test_no_step_waits_for_the_device(model, batches, tmp_path, monkeypatch):
         return pythonify(logs)
 
     monkeypatch.setattr(callback_list.python_utils, "pythonify_logs", counted)
-    numbers = MagicMock(wraps=callbacks_module._numbers)
-    monkeypatch.setattr(callbacks_module, "_numbers", numbers)
+    numbers = MagicMock(wraps=progress._numbers)
+    monkeypatch.setattr(progress, "_numbers", numbers)
     limit = Limit(minutes=60, updates=10**6)
     limit._look = MagicMock(wraps=limit._look)
     callbacks = [LearningRate(), ProgressBar(12.0, seconds=60, file=io.StringIO()), LearningCurves(tmp_path / "curves")]
@@ -162,23 +165,97 @@ def test_tensorboard_writes_all_logs(model, batches, tmp_path):
 
 
 def test_checkpoint_after_each_epoch(model, batches, tmp_path):
-    fit(model, batches, [Checkpoints(tmp_path)], epochs=2)
-    assert load_checkpoint(model, latest_checkpoint(tmp_path)) == {"epoch": 2}
+    history = fit(model, batches, [Checkpoints(tmp_path)], epochs=2)
+    state = load_checkpoint(model, latest_checkpoint(tmp_path))
+    assert (state["epoch"], state["position"], state["step"]) == (2, 0, 2 * len(batches))
+    assert [row["loss"] for row in state["history"]] == pytest.approx(history["loss"])
 
 
-def test_epoch_broken_off_will_be_begun_anew(model, batches, tmp_path):
+def test_best_checkpoints_stay_beside_the_newest(model, batches, tmp_path):
+    scores = iter([5.0, 9.0, 1.0, 8.0, 2.0])
+    score = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(val_bleu=next(scores)))
+    fit(model, batches, [score, Checkpoints(tmp_path, keep=1, best=2, monitor="val_bleu")], epochs=5)
+    assert {path.name for path in tmp_path.glob("step-*")} == {f"step-{n * len(batches)}" for n in (2, 4, 5)}
+
+
+def test_checkpoints_of_another_training_are_not_touched(model, batches, tmp_path):
+    fit(model, batches, [Checkpoints(tmp_path)])
+    fit(model, batches, [Checkpoints(tmp_path)])  # the same goes on
+    other = kt.Transformer.from_config(model.get_config())
+    other.compile(optimizer=keras.optimizers.Adam(1e-3))
+    with pytest.raises(
+        ValueError, match=r"holds checkpoints of a training that this one does not go on from. Put callb"
+    ):
+        fit(other, batches, [Checkpoints(tmp_path)])
+
+
+def test_early_stopping_remembers(model, batches, tmp_path):
+    def run(scores, epochs=9):
+        scores = iter(scores)
+        score = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(val_bleu=next(scores)))
+        checkpoints = Checkpoints(tmp_path)
+        stop = EarlyStopping(checkpoints, "val_bleu", patience=3)
+        return len(fit(model, batches, [Resume(tmp_path), score, checkpoints, stop], epochs=epochs)["loss"])
+
+    assert run([5.0, 9.0, 1.0], epochs=3) == 3
+    assert run([2.0, 3.0, 4.0]) == 2  # the third epoch in a row that is not better than 9
+    with pytest.raises(ValueError, match=r"The logs hold no 'val_chrf'. They hold loss, perplexity, token_accuracy"):
+        fit(model, batches, [EarlyStopping(Checkpoints(tmp_path), "val_chrf")])
+    with pytest.raises(ValueError, match="patience=0"):
+        EarlyStopping(Checkpoints(tmp_path), patience=0)
+
+
+def test_a_loss_that_jumps_is_gone_back_from(model, batches, tmp_path):
+    """The embeddings are spoilt before the eighth batch; two batches later the weights are those of the sixth again."""
+    assert len(batches) >= 10
+    seen = {}
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            embeddings = self.model.target_embedding.embeddings
+            if batch == 7:
+                embeddings.assign(50 * embeddings)
+            seen[batch] = [np.array(weight) for weight in self.model.get_weights()]
+
+    checkpoints = Checkpoints(tmp_path, steps=2, keep=9)
+    rollback = SpikeRollback(checkpoints, factor=1.5, every=2, window=3)
+    fit(model, batches, [checkpoints, rollback, Spoil()])
+    (told,) = rollback.rollbacks
+    assert (told["step"], told["to"]) == (8, 6) and told["loss"] > 1.5 * told["median"]
+    for one, other in zip(seen[6], seen[8], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(model.optimizer.iterations) == len(batches) - 2
+    for name, value in {"factor": 1, "every": 0, "window": 0, "most": 0}.items():
+        with pytest.raises(ValueError, match=f"{name}"):
+            SpikeRollback(checkpoints, **{name: value})
+
+
+def test_epoch_broken_off_will_go_on_at_the_batch(model, batches, tmp_path):
     assert len(batches) > 2
     fit(model, batches, [Checkpoints(tmp_path), Limit(updates=len(batches) + 2)], epochs=9)
     assert int(model.optimizer.iterations) == len(batches) + 2
-    assert load_checkpoint(model, latest_checkpoint(tmp_path)) == {"epoch": 1}
+    state = load_checkpoint(model, latest_checkpoint(tmp_path))
+    assert (state["epoch"], state["position"]) == (1, 2)
 
 
 def test_checkpoints_within_a_long_epoch(model, batches, tmp_path):
     fit(model, batches, [Checkpoints(tmp_path, keep=100, minutes=1e-9)])
-    states = [load_checkpoint(model, tmp_path / f"update-{number + 1}") for number in range(len(batches))]
-    assert states == [{"epoch": 0}] * (len(batches) - 1) + [{"epoch": 1}]
+    states = [load_checkpoint(model, tmp_path / f"step-{number + 1}") for number in range(len(batches))]
+    places = [(state["epoch"], state["position"]) for state in states]
+    assert places == [(0, number + 1) for number in range(len(batches) - 1)] + [(1, 0)]
     with pytest.raises(ValueError, match="minutes must be positive"):
         Checkpoints(tmp_path, minutes=0)
+    for name in ("keep", "best", "steps"):
+        with pytest.raises(ValueError, match=f"{name}=-1"):
+            Checkpoints(tmp_path, **{name: -1})
+    with pytest.raises(ValueError, match="mode='up'"):
+        Checkpoints(tmp_path, mode="up")
+
+
+def test_checkpoints_every_so_many_steps(model, batches, tmp_path):
+    fit(model, batches, [Checkpoints(tmp_path, keep=100, minutes=None, steps=3)])
+    steps = sorted(int(path.name[5:]) for path in tmp_path.glob("step-*"))
+    assert steps == [*range(3, len(batches), 3), len(batches)]
 
 
 class _Signals(keras.callbacks.Callback):
@@ -197,20 +274,22 @@ def _broken_off(model, batches, folder, hook, number, at):
     with pytest.raises(Interrupted) as error, interruption:
         fit(model, batches, callbacks, epochs=3, validation_data=batches)
     checkpoints.save()
+    checkpoints.wait()
     assert signal.getsignal(number) is before
     assert isinstance(error.value, KeyboardInterrupt) and error.value.signal == number
-    return str(error.value), load_checkpoint(model, latest_checkpoint(folder))
+    state = load_checkpoint(model, latest_checkpoint(folder))
+    return str(error.value), state["epoch"], state["position"]
 
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_signals_end_training_between_two_batches(model, batches, tmp_path):
     last = len(batches) - 1
     told = _broken_off(model, batches, tmp_path, "on_train_batch_begin", signal.SIGTERM, last)
-    assert told == ("Received SIGTERM.", {"epoch": 0})
+    assert told == ("Received SIGTERM.", 0, last)
     assert int(model.optimizer.iterations) == last
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
-    told = _broken_off(model, batches, tmp_path, "on_test_batch_begin", signal.SIGINT, 1)
-    assert told == ("Received SIGINT.", {"epoch": 1})  # its training is whole
+    told = _broken_off(model, batches, tmp_path / "other", "on_test_batch_begin", signal.SIGINT, 1)
+    assert told == ("Received SIGINT.", 0, len(batches))  # its training is whole, its validation will be done again
     assert int(model.optimizer.iterations) == last + len(batches)
 
 

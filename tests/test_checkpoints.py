@@ -1,67 +1,128 @@
-"""Checkpoints: what is saved comes back, the newest whole one is found, and a kill leaves the one before."""
+"""Checkpoints: what is saved comes back, whole or not at all; the mean of several."""
 
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_transformer as kt
-from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from keras_transformer.checkpoints import (
+    NonFiniteError,
+    average_checkpoints,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 IDS = np.array([[5, 6, 3], [7, 8, 3]], "int32")
 BATCH = {"source": IDS, "target": IDS}, IDS
 
 
-def make_model(layers=1, seed=1):
-    model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=layers, dropout=0.0, seed=seed)
-    model.compile(optimizer=keras.optimizers.Adam(1e-2))
+def make_model(layers=1, seed=1, dropout=0.0, optimizer=None):
+    model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=layers, dropout=dropout, seed=seed)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2) if optimizer is None else optimizer)
     return model
 
 
-def test_goes_on_where_it_stood(tmp_path):
-    model = make_model()
-    model.train_on_batch(*BATCH)
-    save_checkpoint(model, tmp_path, {"epoch": 1})
-    other = make_model(seed=2)
-    assert load_checkpoint(other, latest_checkpoint(tmp_path)) == {"epoch": 1}
-    assert int(other.optimizer.iterations) == 1
+def values(model):
+    variables = [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
+    return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def assert_same(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_goes_on_where_it_stood_with_dropout_and_ema(tmp_path):
+    """The seeds of dropout are part of it, and so is the average that Keras's optimizers keep."""
+    models = [
+        make_model(seed=seed, dropout=0.3, optimizer=keras.optimizers.Adam(1e-2, use_ema=True)) for seed in (1, 2)
+    ]
+    models[0].train_on_batch(*BATCH)
+    save_checkpoint(models[0], tmp_path, {"epoch": 1})
+    assert load_checkpoint(models[1], latest_checkpoint(tmp_path)) == {"epoch": 1}
+    assert int(models[1].optimizer.iterations) == 1
     for _ in range(3):
-        model.train_on_batch(*BATCH)
-        other.train_on_batch(*BATCH)
-    for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, two)
+        for model in models:
+            model.train_on_batch(*BATCH)
+    assert_same(values(models[0]), values(models[1]))
 
 
 def test_newest_is_found_by_number_and_old_ones_go(tmp_path):
     model = make_model()
-    for updates in (9, 10, 100):
-        model.optimizer.build(model.trainable_variables)
-        model.optimizer.iterations.assign(updates)
-        save_checkpoint(model, tmp_path, {"epoch": updates}, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["update-10", "update-100"]
-    assert latest_checkpoint(tmp_path).name == "update-100"
+    for step in (9, 10, 100):
+        save_checkpoint(model, tmp_path, {"epoch": step}, step=step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-100"]
+    assert latest_checkpoint(tmp_path).name == "step-100"
     with pytest.raises(ValueError, match="keep must be at least 1 checkpoint. Received: keep=0"):
         save_checkpoint(model, tmp_path, {}, keep=0)
 
 
-def test_half_written_one_is_not_taken(tmp_path, monkeypatch):
-    model = make_model()
-    save_checkpoint(model, tmp_path, {"epoch": 0})
-    model.train_on_batch(*BATCH)
-    monkeypatch.setattr("os.rename", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-    with pytest.raises(OSError, match="killed"):
-        save_checkpoint(model, tmp_path, {"epoch": 1})
-    assert latest_checkpoint(tmp_path).name == "update-0"
-    assert load_checkpoint(make_model(), latest_checkpoint(tmp_path)) == {"epoch": 0}
-
-
-def test_none_yet(tmp_path):
+def test_none_yet_or_none_of_this_release(tmp_path):
     assert latest_checkpoint(tmp_path / "nothing") is None
+    (tmp_path / "update-7").mkdir()
+    with pytest.raises(kt.ArtifactError, match="update-7 cannot be used: it is a checkpoint of an earlier release"):
+        latest_checkpoint(tmp_path)
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"layers": 2}, "another model: it holds"),
+        ({"optimizer": keras.optimizers.SGD(1e-2)}, "another optimizer: it holds"),
+        ({"optimizer": keras.optimizers.Adam(1e-2, amsgrad=True)}, "another optimizer: it holds"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_loaded(tmp_path, other, what):
     save_checkpoint(make_model(), tmp_path, {})
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_checkpoint(make_model(layers=2), latest_checkpoint(tmp_path))
-    (latest_checkpoint(tmp_path) / "model.weights.h5").write_bytes(b"no HDF5")
-    with pytest.raises(ValueError, match="Remove it to start from the one before"):
-        load_checkpoint(make_model(), latest_checkpoint(tmp_path))
+    model = make_model(seed=2, **other)
+    model.optimizer.build(model.trainable_variables)
+    before = values(model)
+    with pytest.raises(kt.ArtifactError, match=what):
+        load_checkpoint(model, latest_checkpoint(tmp_path))
+    assert_same(before, values(model))
+
+
+def test_the_last_good_one_is_named(tmp_path):
+    model = make_model()
+    for step in (1, 2, 3):
+        save_checkpoint(model, tmp_path, {}, step=step, keep=3)
+    for step, file in ((3, "weights.safetensors"), (2, "state.json")):
+        path = tmp_path / f"step-{step}" / file
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(kt.ArtifactError, match="corrupt or incomplete.*last good one is step-1: remove step-3"):
+        load_checkpoint(model, latest_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_neither_written_nor_loaded(tmp_path, bad, monkeypatch):
+    model = make_model()
+    path = save_checkpoint(model, tmp_path, {})
+    embeddings = model.target_embedding.embeddings
+    embeddings.assign(ops.full(embeddings.shape, bad))
+    with pytest.raises(
+        NonFiniteError, match="target_embedding/embeddings holds numbers that are not finite.*step-0 is as it was"
+    ):
+        save_checkpoint(model, tmp_path, {}, step=1)
+    assert list_checkpoints(tmp_path) == [path]
+    monkeypatch.setattr("keras_transformer.checkpoints.files.check_finite", lambda *_: None)
+    save_checkpoint(model, tmp_path / "bad", {})
+    with pytest.raises(kt.ArtifactError, match="target_embedding/embeddings holds numbers that are not finite"):
+        load_checkpoint(make_model(), latest_checkpoint(tmp_path / "bad"))
+
+
+def test_mean_is_exact(tmp_path):
+    model, kernels = make_model(dropout=0.1), []
+    for step in range(3):
+        model.train_on_batch(*BATCH)
+        save_checkpoint(model, tmp_path, {}, step=step, keep=3)
+        kernels.append(values(model)[: len(model.trainable_variables)])
+    average_checkpoints(model, list_checkpoints(tmp_path))
+    means = [np.mean(np.array(group, "float64"), axis=0).astype("float32") for group in zip(*kernels, strict=True)]
+    assert_same(means, values(model)[: len(means)])
+    with pytest.raises(ValueError, match="There is no checkpoint to average"):
+        average_checkpoints(model, [])
+    with pytest.raises(kt.ArtifactError, match="it belongs to another model"):
+        average_checkpoints(make_model(layers=2), list_checkpoints(tmp_path))

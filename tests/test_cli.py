@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import keras_transformer as kt
 from keras_transformer.callbacks import LearningRate, read_curves
-from keras_transformer.checkpoints import latest_checkpoint
+from keras_transformer.checkpoints import average_checkpoints, latest_checkpoint, list_checkpoints
 from keras_transformer.cli import main
 
 EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps", "a bird sings"] * 8
@@ -113,7 +114,7 @@ def test_translate_refuses_before_the_work(run, texts, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_saves_and_the_same_command_goes_on(texts, tmp_path, monkeypatch, number, code):
     arguments = train_arguments(texts, tmp_path / "run", "--epochs", "2")
     with monkeypatch.context() as patch:
@@ -124,7 +125,7 @@ def test_signal_saves_and_the_same_command_goes_on(texts, tmp_path, monkeypatch,
     assert result.stderr.splitlines()[-1] == (
         f"Stopped. Received {number.name}. {tmp_path / 'run'} is saved: the same command goes on after update 1."
     )
-    assert latest_checkpoint(tmp_path / "run" / "checkpoints").name == "update-1"
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints").name == "step-1"
     assert (tmp_path / "run" / "translator").is_dir()
     if number == signal.SIGINT:
         assert CliRunner().invoke(main, arguments).exit_code == 0
@@ -141,17 +142,34 @@ def test_evaluate_prints_score_and_signature(run, texts):
     arguments = ["evaluate", str(run), "--source", str(texts / "val.en"), "--target", str(texts / "val.de")]
     result = CliRunner().invoke(main, arguments)
     translations = kt.Translator.load(run / "translator").translate(EN[:5])
-    assert result.stdout == f"{kt.bleu(translations, DE[:5])}\n"
+    assert result.stdout.startswith(f"{kt.bleu(translations, DE[:5])}\nchrF2 = ")
     assert result.stdout.startswith("BLEU = ")
 
 
 def test_train_again_goes_on(run, texts):
     result = CliRunner().invoke(main, train_arguments(texts, run, "--epochs", "3"))
     assert result.exit_code == 0
-    assert "going on after epoch 2" in result.stderr
+    assert "going on after update" in result.stderr and "in epoch 3" in result.stderr
     assert [row["epoch"] for row in read_curves(run / "curves.csv")] == [1, 2, 3]
     output = failure(*train_arguments(texts, run, "--preset", "small"))
     assert "holds a run with preset='tiny'. Received: preset='small'" in output
+
+
+def test_average_of_checkpoints(run, tmp_path):
+    result = CliRunner().invoke(main, ["average", str(run), "--output", str(tmp_path / "mean"), "--last", "2"])
+    assert result.exit_code == 0, result.output
+    steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert all(name in result.stderr for name in steps)
+    means = kt.Translator.load(tmp_path / "mean").model.get_weights()
+    model, both = kt.Translator.load(run / "translator").model, []
+    for path in list_checkpoints(run / "checkpoints"):
+        average_checkpoints(model, [path])
+        both.append(model.get_weights())
+    for mean, *values in zip(means, *both, strict=True):
+        np.testing.assert_array_equal(mean, np.mean(np.array(values, "float64"), axis=0).astype("float32"))
+    assert "it holds 2 checkpoints to take, 5 are wanted" in failure(
+        "average", run, "--output", tmp_path / "five", "--last", "5"
+    )
 
 
 def test_steps_and_config_file(texts, tmp_path):

@@ -41,6 +41,14 @@ def test_prints_what_was_counted(anchor, monkeypatch, tmp_path):
     assert (tmp_path / "demo" / "saved_model.pb").is_file()
 
 
+def test_a_folder_with_other_files_is_told_before_the_training(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo_run, "train_demo", lambda *_: pytest.fail("trained"))
+    (tmp_path / "demo-translator").mkdir()
+    (tmp_path / "demo-translator" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="demo-translator holds other files"):
+        demo_run.run_demo(f"{tmp_path}/demo/", echo=print)
+
+
 @needs_tensorflow
 def test_other_answers_are_an_error(anchor, tmp_path):
     anchor.export(tmp_path / "saved", beam_size=1)
@@ -56,5 +64,5 @@ def test_without_tensorflow_it_says_so(anchor, monkeypatch, tmp_path):
 
 
 @pytest.mark.deep
-def test_three_minutes_are_enough(tmp_path):
+def test_the_demo_learns_its_corpus(tmp_path):
     assert demo_run.run_demo(tmp_path / "demo") >= 0.95

@@ -90,3 +90,7 @@ def test_noise_shape_is_kept():
     output = as_numpy(Dropout(0.5, noise_shape=(None, 1), seed=1)(np.ones((50, 8), "float32"), training=True))
     assert (output == output[:, :1]).all()
     assert 0 < (output[:, 0] == 0).sum() < 50
+
+
+def test_a_rate_of_one_drops_all_as_in_keras():
+    assert not as_numpy(Dropout(1.0)(np.ones((2, 3), "float32"), training=True)).any()

@@ -63,7 +63,28 @@ def torch_loader(x, y):
     return torch.utils.data.DataLoader(rows, batch_size=ROWS)
 
 
+def grain_dataset(x, y):
+    import grain
+
+    batches = Dataset(x, y)
+    return grain.MapDataset.source([batches[index] for index in range(len(batches))])
+
+
+def grain_loader(x, y):
+    import grain
+
+    batches = Dataset(x, y)
+    sampler = grain.samplers.IndexSampler(len(batches), grain.sharding.NoSharding(), shuffle=False, num_epochs=1)
+    return grain.DataLoader(data_source=[batches[index] for index in range(len(batches))], sampler=sampler)
+
+
 SOURCES = {"PyDataset": Dataset, "generator": generator}
+if is_installed("grain"):
+    SOURCES |= {
+        "grain.MapDataset": grain_dataset,
+        "grain.IterDataset": lambda x, y: grain_dataset(x, y).to_iter_dataset(),
+        "grain.DataLoader": grain_loader,
+    }
 if is_installed("tensorflow"):
     SOURCES["tf.data"] = tf_data
 if is_installed("torch"):

@@ -102,7 +102,7 @@ def test_logits_far_apart_stay_finite():
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, 1.5])
 def test_label_smoothing_out_of_range_is_refused(label_smoothing):
-    with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\). Received: "):
+    with pytest.raises(ValueError, match=r"label_smoothing must be a number in \[0, 1\). Received: "):
         kt.SmoothedCrossentropy(label_smoothing)
 
 
@@ -189,3 +189,9 @@ def test_it_trains_an_ordinary_keras_model():
     best = targets(np.array([1]), 0.1, 6)[0]
     assert history[0] > 1.5
     np.testing.assert_allclose(history[-1], -(best * np.log(best)).sum(), atol=0.02)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none", None])
+def test_another_reduction_is_refused(reduction):
+    with pytest.raises(ValueError, match=f"Received: reduction={reduction!r}. Expected: none given"):
+        kt.SmoothedCrossentropy(reduction=reduction)

@@ -124,3 +124,21 @@ def test_in_a_foreign_model_micro_batches_count_alike():
 def test_impossible_arguments(optimizer, steps, message):
     with pytest.raises(ValueError, match=message):
         kt.AccumulateGradients(optimizer, steps)
+
+
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
+def test_clipping_holds_under_loss_scaling_and_accumulation(clip):
+    """SGD by hand: each gradient (clipnorm), or all together (global_clipnorm), cut down to the limit."""
+    model = make_model(keras.optimizers.SGD(0.5))
+    before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    gradients = [(b - a) / 0.5 for b, a in zip(before, fit(model, batch(slice(0, 6))), strict=True)]
+    norms = [np.sqrt((g.astype("float64") ** 2).sum()) for g in gradients]
+    if clip == "global_clipnorm":
+        norms = [np.sqrt(np.square(norms).sum())] * len(norms)
+    limit = 0.8 * np.median(norms)
+    assert any(norm > limit for norm in norms)
+    expected = [b - 0.5 * g * min(1, limit / max(n, 1e-12)) for b, g, n in zip(before, gradients, norms, strict=True)]
+    optimizer = kt.AccumulateGradients(keras.optimizers.SGD(0.5, **{clip: limit}), steps=3)
+    clipped = fit(make_model(keras.optimizers.LossScaleOptimizer(optimizer)), *MICRO_BATCHES)
+    for one, other in zip(expected, clipped, strict=True):
+        np.testing.assert_allclose(other, one, atol=5e-6)

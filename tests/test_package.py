@@ -59,3 +59,14 @@ def test_version_is_the_package_metadata():
     import keras_transformer
 
     assert importlib.metadata.version("keras-transformer") == keras_transformer.__version__
+
+
+@pytest.mark.parametrize(
+    "options", [["-m", "keras_transformer"], ["-um", "keras_transformer"], ["-mkeras_transformer"]]
+)
+def test_the_command_line_starts_without_keras(options):
+    """It chooses the backend first; however Python is told to run it."""
+    command = [sys.executable, "-X", "importtime", *options, "--version"]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip() for line in child.stderr.splitlines()}
+    assert "keras_transformer.cli" in imported and "keras" not in imported

@@ -4,7 +4,7 @@ import pytest
 from layer_contract import as_numpy, check_layer
 from numpy_oracle import dropout_masks, layer_norm, which
 
-from keras_transformer.layers import Residual
+from keras_transformer.layers.residual import Residual
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(4, 16, 3)).astype("float32")

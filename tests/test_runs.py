@@ -85,15 +85,15 @@ def test_record_of_settings_stays_and_damage_is_told(settings, tmp_path, monkeyp
 
 
 def test_kill_while_settings_are_written_leaves_none_of_them(settings, tmp_path, monkeypatch):
-    replace = os.replace
+    rename = os.rename
 
     def killed(old, new):
         if new.name == "run.yaml":
             raise OSError("killed")
-        replace(old, new)
+        rename(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.replace", killed)
+        patch.setattr("os.rename", killed)
         with pytest.raises(OSError, match="killed"):
             Run(tmp_path / "run", settings)
     assert not (tmp_path / "run" / "run.yaml").exists()

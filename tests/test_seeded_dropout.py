@@ -13,9 +13,9 @@ from keras_transformer.layers import (
     Encoder,
     EncoderLayer,
     FeedForward,
-    Residual,
     SelfAttention,
 )
+from keras_transformer.layers.residual import Residual
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 
 X = np.random.default_rng(0).normal(size=(2, 4, 8)).astype("float32")

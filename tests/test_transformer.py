@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from keras import ops
 from layer_contract import as_numpy
+from numpy_oracle import dropout_masks, layer_norm, which
 
 import keras_transformer as kt
+from keras_transformer.layers import padding_mask
 
 V = 13
 SIZES = {"d_model": 8, "num_heads": 2, "num_layers": 1, "seed": 3}
@@ -567,6 +569,13 @@ def test_a_frozen_part_stays_as_it_is_also_through_saving(freeze, tmp_path):
     for part in (loaded.encoder, loaded.decoder.layers[0].feed_forward):
         part.trainable = True
     assert len(loaded.trainable_weights) == len(before)
+    renamed = kt.Transformer.from_config(model.get_config() | {"name": "renamed"})
+    assert len(renamed.non_trainable_weights) == len(frozen)
+
+
+def test_a_configuration_that_freezes_what_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="Received: encoder/layer_9. Expected: some of target_embedding, encoder"):
+        kt.Transformer.from_config(make_model().get_config() | {"frozen": ["encoder/layer_9"]})
 
 
 # What fit takes
@@ -663,3 +672,66 @@ def test_resized_vocabulary_keeps_shared_rows_exactly(tie_embeddings):
     np.testing.assert_allclose(moved_logits[..., rows >= 0], logits[..., rows[rows >= 0]], atol=1e-6)
     with pytest.raises(ValueError, match="rows must hold 10 ids from -1 to 11"):
         model.resize_vocabulary(10, rows=[12] * 10)
+
+
+# Dropout on embedding + position, and precision
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_dropout_on_embedding_and_position(side):
+    """With sub-layers that give nothing, a training pass shows the rows that dropout leaves of embedding + position."""
+    model = kt.Transformer(
+        20, 4, num_heads=1, num_layers=1, dropout=0.5, attention_dropout=0, activation_dropout=0, norm="pre"
+    )
+    for weight in model.weights:
+        if weight.path.split("/")[-1] in ("kernel", "bias"):
+            weight.assign(np.zeros(weight.shape))
+    table = as_numpy(model.target_embedding.embeddings)
+    ids = np.random.default_rng(0).integers(4, 20, (8, 3))
+    angles = np.arange(3)[:, None] / np.array([1.0, 100.0])  # 10000^(2 i / 4)
+    positions = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(3, 4)
+    rows = (table[ids] * 2 + positions).reshape(-1, 1, 4)
+    candidates = layer_norm(rows * dropout_masks(4))
+    if side == "source":
+        seen = model.encode(ids, padding_mask(ids), training=True)
+    else:
+        seen = model({"source": ids, "target": ids}, training=True)
+        candidates = candidates @ table.T
+    found = which(as_numpy(seen).reshape(24, -1), candidates)
+    assert (found >= 0).all() and len(set(found)) > 4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_pure_16_bits_train(dtype):
+    model = kt.Transformer(V, d_model=8, num_heads=2, num_layers=1, dropout=0.0, seed=1, dtype=dtype)
+    model.compile(keras.optimizers.SGD(0.1))
+    expected = kt.Transformer(V, d_model=8, num_heads=2, num_layers=1, dropout=0.0, seed=1)
+    expected.compile(keras.optimizers.SGD(0.1))
+    losses = [[x.train_on_batch(INPUTS, LABELS)[0] for _ in range(2)] for x in (model, expected)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.02)
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("seed", "a"), ("d_model", 8.0), ("num_layers", 0)])
+def test_impossible_numbers_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer from .*Received: {name}={value!r}"):
+        kt.Transformer(**({"vocabulary_size": 20, "d_model": 8, "num_heads": 2} | {name: value}))
+
+
+def test_sizes_of_numpy_become_plain():
+    config = kt.Transformer(np.int64(20), d_model=np.int64(8), num_heads=2, num_layers=1).get_config()
+    assert type(config["d_model"]) is type(config["vocabulary_size"]) is int
+
+
+def test_the_first_step_is_traced_once():
+    """TensorFlow traces again where a step makes variables: the optimizer's are there before."""
+    traced = []
+
+    class Counted(kt.Transformer):
+        def train_step(self, *args):
+            traced.append(True)
+            return super().train_step(*args)
+
+    model = Counted(V, **SIZES)
+    model.compile()
+    model.train_on_batch(INPUTS, LABELS)
+    assert len(traced) == 1

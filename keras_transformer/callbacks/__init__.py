@@ -11,21 +11,30 @@ may be read. On TensorFlow Keras converts the logs of each batch whatever the ca
 from keras_transformer.callbacks.bleu import Bleu
 from keras_transformer.callbacks.checkpoints import Checkpoints
 from keras_transformer.callbacks.curves import LearningCurves, read_curves
+from keras_transformer.callbacks.early_stopping import EarlyStopping, epochs_since_best
+from keras_transformer.callbacks.finite_guard import FiniteGuard
 from keras_transformer.callbacks.interruption import Interrupted, Interruption
 from keras_transformer.callbacks.learning_rate import LearningRate
 from keras_transformer.callbacks.limit import Limit
 from keras_transformer.callbacks.progress import ProgressBar
+from keras_transformer.callbacks.resume import Resume
+from keras_transformer.callbacks.spike_rollback import SpikeRollback
 from keras_transformer.callbacks.tensorboard import TensorBoard
 
 __all__ = [
     "Bleu",
     "Checkpoints",
+    "EarlyStopping",
+    "FiniteGuard",
     "Interrupted",
     "Interruption",
     "LearningCurves",
     "LearningRate",
     "Limit",
     "ProgressBar",
+    "Resume",
+    "SpikeRollback",
     "TensorBoard",
+    "epochs_since_best",
     "read_curves",
 ]

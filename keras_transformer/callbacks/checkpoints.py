@@ -1,61 +1,205 @@
 """Checkpoints while training goes on."""
 
+import concurrent.futures
 import time
 
 import keras
+from keras import ops
 
-from keras_transformer.checkpoints import save_checkpoint
+from keras_transformer.artifacts import FolderLock, prune_steps, read_state, write_step
+from keras_transformer.callbacks.resume import resumed_state
+from keras_transformer.checkpoints import capture, capture_metrics, check_finite, latest_checkpoint
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint after every epoch and within long ones; its state tells the next epoch: one broken off is begun anew.
+    """Writes a checkpoint after every epoch and within long ones, from which callbacks.Resume goes on at the very batch.
+
+    Training waits while the state is copied to the host and checked; hashing and writing then go on beside it, in a thread. Weights
+    that are not finite are never written. Put it behind Resume, and behind what writes into the logs, as Bleu does.
 
     Args:
         folder: where checkpoints go; see checkpoints.save_checkpoint.
-        keep: how many remain.
+        keep: how many of the newest remain.
         minutes: between two within an epoch; None for none.
+        steps: batches between two within an epoch; None for none.
+        best: how many of the best by ``monitor`` remain beside the newest.
+        monitor: a name in the logs of an epoch, such as "val_bleu".
+        mode: "max", "min", or "auto": "min" for losses, perplexities and errors.
 
     Attributes:
-        epoch: the next epoch, as the last checkpoint says.
+        epoch: the epoch, from 0, that the last checkpoint goes on in.
+        position: its batches that are done.
+        step: batches trained on in all.
+        history: list of {"epoch": from 1, name: value of the logs, ...}, also of what was before a resume.
+        blocked: seconds that training has waited for checkpoints.
 
     Raises:
-        ValueError: minutes is not positive.
+        ValueError: an argument is impossible; or, in ``fit``, the folder holds checkpoints of another training.
+        FolderInUse: a ValueError, in ``fit``: another process trains into the folder.
+        NonFiniteError: a ValueError, in ``fit``: weights are not finite.
+
+    Example:
+
+        resume = kt.callbacks.Resume("run/checkpoints")
+        checkpoints = kt.callbacks.Checkpoints("run/checkpoints", best=3, monitor="val_loss")
+        model.fit(train, validation_data=valid, epochs=20, callbacks=[resume, checkpoints])
     """
 
-    def __init__(self, folder, keep=2, minutes=10):
+    def __init__(self, folder, keep=2, minutes=10, steps=None, best=0, monitor="val_loss", mode="auto"):
         super().__init__()
         if minutes is not None and not minutes > 0:
             raise ValueError(
                 f"minutes must be positive, or None for no checkpoint within an epoch. Received: {minutes!r}."
             )
+        for name, value, least in (("keep", keep, 1), ("best", best, 0), ("steps", 1 if steps is None else steps, 1)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer from {least}. Received: {name}={value!r}.")
+        if mode not in ("auto", "max", "min"):
+            raise ValueError(f'mode must be "max", "min" or "auto". Received: mode={mode!r}.')
         self.folder = folder
         self.keep = keep
         self.minutes = minutes
+        self.steps = steps
+        self.best = best
+        self.monitor = monitor
+        self.mode = mode
+        self.history = []
+        self.step = 0
+        self.epoch = self.position = 0
+        self.blocked = 0.0
+        self._writer = None
+        self._writing = None
+        self._lock = None
 
     def on_train_begin(self, logs=None):
+        self._lock = self._lock or FolderLock(self.folder).__enter__()
         self._steps_per_execution = self.model.steps_per_execution
         self._saved = time.monotonic()
+        state = self._state_before()
+        self.history = list(state["history"])
+        self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
+        self._saved_step = self.step
+        self._metrics = None
+        self._epoch_begin = self.step - self.position  # the step at which the epoch being done began
+        self._resumed = self.position  # batches of the first epoch that are only read
+
+    def _state_before(self):
+        """Of the checkpoint that this training goes on from; the folder may hold no other's."""
+        nothing = {"epoch": 0, "position": 0, "step": 0, "history": []}
+        state = resumed_state(self.model)
+        latest = latest_checkpoint(self.folder)
+        if state is not None or latest is None:
+            return state or nothing
+        state = read_state(latest)
+        if state["position"] == 0 and state["updates"] == self._updates():
+            return state  # ``fit`` called once more
+        raise ValueError(
+            f"{self.folder} holds checkpoints of a training that this one does not go on from. Put "
+            f"callbacks.Resume({str(self.folder)!r}) "
+            "before Checkpoints, or give another folder."
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-        self._batches = 0
-        self._batches_ended = False
+        self._current = epoch
+        self._done = self._resumed
+        self._underway = 0
+        self._metrics = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch and self.minutes is not None and time.monotonic() - self._saved >= 60 * self.minutes:
+        if batch < self._resumed:
+            return
+        self._done = batch
+        if self._epoch_begin + batch > self._saved_step and self._is_due():
             self.save()
-        self._batches = batch + self._steps_per_execution
+        self._underway = self._steps_per_execution
+
+    def _is_due(self):
+        if self.steps is not None and self._epoch_begin + self._done - self._saved_step >= self.steps:
+            return True
+        return self.minutes is not None and time.monotonic() - self._saved >= 60 * self.minutes
 
     def on_test_begin(self, logs=None):
-        self._batches_ended = True
+        self._finish_batch()
+        # Validation empties the metrics: a signal in the midst of it must not lose those of the epoch.
+        self._metrics = capture_metrics(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._batches_ended = True
+        row = {name: float(ops.convert_to_numpy(value)) for name, value in (logs or {}).items()}
+        row = {name: value for name, value in row.items() if value == value and abs(value) != float("inf")}
+        self.history = [other for other in self.history if other["epoch"] <= epoch] + [{"epoch": epoch + 1} | row]
+        self._finish_batch()
+        steps = self.params.get("steps")
+        if not steps or self._done >= steps:
+            self._epoch_begin += self._done
+            self._current, self._done, self._resumed, self._metrics = epoch + 1, 0, 0, None
         self.save()
 
+    def _finish_batch(self):
+        """The batch that was last begun is done, which only what comes after it tells."""
+        self._done += self._underway
+        self._underway = 0
+
+    def on_train_end(self, logs=None):
+        self.wait()
+        if self._lock is not None:
+            self._lock.__exit__()
+            self._lock = None
+
+    def step_at(self, batch):
+        """Batches trained on in all when ``batch`` of this epoch are done."""
+        return self._epoch_begin + batch
+
     def save(self):
-        """Writes a checkpoint now. Within ``fit`` only from the hooks of a callback, where nothing is half done."""
-        whole = self._batches_ended and self._batches >= (self.params.get("steps") or 0)
-        self.epoch = self._epoch + 1 if whole else self._epoch
-        save_checkpoint(self.model, self.folder, {"epoch": self.epoch}, self.keep)
-        self._saved = time.monotonic()
+        """Takes a checkpoint now; ``wait`` returns when it is on disk.
+
+        In ``fit`` only from hooks of a callback, where nothing is half done.
+        """
+        begin = time.monotonic()
+        self.wait()
+        self.epoch, self.position, self.step = self._current, self._done, self._epoch_begin + self._done
+        weights, training = capture(self.model)
+        training |= self._metrics or {}
+        check_finite(weights, training, self.folder)
+        self._writer = self._writer or concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = self._writer.submit(self._write, self.step, weights, training, self._state())
+        self._saved, self._saved_step = time.monotonic(), self.step
+        self.blocked += time.monotonic() - begin
+
+    def _state(self):
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "step": self.step,
+            "updates": self._updates(),
+            "backend": keras.backend.backend(),
+            "keras": keras.__version__,
+            "history": self.history,
+        }
+
+    def _write(self, step, weights, training, state):
+        write_step(self.folder, step, weights, training, state)
+        prune_steps(self.folder, self.keep, self.best, self._merit)
+
+    def wait(self):
+        """Returns when all that was saved is on disk; raises what writing it raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _merit(self, state):
+        if state["position"] or not state["history"]:
+            return None
+        value = state["history"][-1].get(self.monitor)
+        if value is None:
+            return None
+        return -value if is_less_better(self.monitor, self.mode) else value
+
+    def _updates(self):
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+
+
+def is_less_better(monitor, mode="auto"):
+    """Whether a smaller value of that name in the logs is the better one."""
+    if mode != "auto":
+        return mode == "min"
+    return any(word in monitor for word in ("loss", "perplexity", "error")) or monitor.removeprefix("val_") == "ter"

@@ -19,9 +19,13 @@ class LearningCurves(keras.callbacks.Callback):
 
     Args:
         folder: where the two files go; made if it is missing.
+
+    Example:
+
+        model.fit(train, validation_data=valid, epochs=20, callbacks=[kt.callbacks.LearningCurves("run")])
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         super().__init__()
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -32,12 +36,12 @@ class LearningCurves(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._begin = time.monotonic()
         self.rows = read_curves(self.folder / "curves.csv")
         self._seconds_before = max((row.get("seconds") or 0 for row in self.rows), default=0)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         row = {
             "epoch": epoch + 1,
             "step": int(ops.convert_to_numpy(self.model.optimizer.iterations)),
@@ -56,7 +60,7 @@ class LearningCurves(keras.callbacks.Callback):
             learning_curves(self.rows, self.folder / "curves.png")
 
 
-def read_curves(path):
+def read_curves(path: str | Path) -> list[dict[str, float | None]]:
     """Rows of a curves.csv as dicts of float, None where nothing was measured; none if there is no such file."""
     path = Path(path)
     if not path.is_file():

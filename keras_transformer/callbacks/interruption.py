@@ -1,9 +1,12 @@
 """Signals that end training between two batches."""
 
 import signal
+import sys
 import threading
 
 import keras
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -19,10 +22,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption(keras.callbacks.Callback):
-    """While open, SIGINT (Ctrl-C) and SIGTERM end ``fit`` before its next batch, by raising Interrupted: nothing is half done.
+    """While open, SIGINT (Ctrl-C), SIGTERM and SIGHUP end ``fit`` between two batches, by raising Interrupted.
 
-    A second signal does at once what it would have done without this. Outside the main thread, which alone may handle signals,
-    nothing changes.
+    A second signal changes nothing, so that a checkpoint being written inside the ``with`` block is written to its end; the third
+    does at once what it would have done without this. Outside the main thread, which alone may handle signals, nothing changes.
+
+    Args:
+        file: where a second signal is answered; None for standard error.
 
     Example:
 
@@ -32,17 +38,20 @@ class Interruption(keras.callbacks.Callback):
                 model.fit(train, epochs=20, callbacks=[checkpoints, interruption])
             except kt.callbacks.Interrupted:
                 checkpoints.save()
+                checkpoints.wait()
                 raise
     """
 
-    def __init__(self):
+    def __init__(self, file=None):
         super().__init__()
+        self.file = file
         self._handlers = {}
-        self._received = None
+        self._received = []
 
     def __enter__(self):
+        self._received = []
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored, as under nohup, it stays ignored
                     self._handlers[number] = signal.signal(number, self._receive)
         return self
@@ -53,12 +62,14 @@ class Interruption(keras.callbacks.Callback):
         self._handlers = {}
 
     def _receive(self, number, frame):
-        self._received = number
-        self.__exit__()
+        self._received.append(number)
+        if len(self._received) == 2:
+            self.__exit__()  # the next one is not ours
+            print("Ending; what is trained is being saved. One more signal ends at once.", file=self.file or sys.stderr)
 
     def _raise_if_received(self):
-        if self._received is not None:
-            raise Interrupted(self._received)
+        if self._received:
+            raise Interrupted(self._received[0])
 
     def on_train_batch_begin(self, batch, logs=None):
         self._raise_if_received()

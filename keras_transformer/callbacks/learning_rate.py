@@ -5,14 +5,19 @@ from keras import ops
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not."""
+    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not.
 
-    def on_epoch_end(self, epoch, logs=None):
+    Example:
+
+        model.fit(train, callbacks=[kt.callbacks.LearningRate()]).history["learning_rate"]
+    """
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = last_rate(self.model.optimizer)
 
 
-def last_rate(optimizer):
+def last_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """The rate of the last update; an optimizer itself tells that of the next."""
     iterations = optimizer.iterations
     if not isinstance(

@@ -1,6 +1,8 @@
 """An end after so many minutes or updates."""
 
+import numbers
 import time
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -16,27 +18,37 @@ class Limit(keras.callbacks.Callback):
     Args:
         minutes: of training from now on, compilation and validation included; None for no such limit.
         updates: that the optimizer has done in all; None for no such limit.
+
+    Raises:
+        ValueError: a limit is not positive.
+
+    Example:
+
+        model.fit(train, epochs=100, callbacks=[kt.callbacks.Limit(minutes=30)])
     """
 
-    def __init__(self, minutes=None, updates=None):
+    def __init__(self, minutes: float | None = None, updates: int | None = None):
         super().__init__()
+        for name, value in {"minutes": minutes, "updates": updates}.items():
+            if value is not None and not (isinstance(value, numbers.Real) and value > 0):
+                raise ValueError(f"{name} must be a positive number, or None. Received: {name}={value!r}.")
         self.minutes = minutes
         self.updates = updates
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._begin = time.monotonic()
         self._steps_per_execution = self.model.steps_per_execution
         self._look()
         others = self.model.stop_training
         self.model.stop_training = _Question(lambda: bool(others) or self._is_reached())
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         self._batches += self._steps_per_execution
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self.model.stop_training = bool(self.model.stop_training)
 
-    def _is_reached(self):
+    def _is_reached(self) -> bool:
         if self.minutes is not None and time.monotonic() - self._begin >= 60 * self.minutes:
             return True
         if self.updates is None:
@@ -57,8 +69,8 @@ class _Question:
     on_train_batch_end can end training at once.
     """
 
-    def __init__(self, answer):
+    def __init__(self, answer: Callable[[], bool]):
         self._answer = answer
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self._answer()

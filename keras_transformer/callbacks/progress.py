@@ -5,6 +5,7 @@ Libraries that only this needs are imported where it is made, so that importing 
 
 import sys
 import time
+from typing import TextIO
 
 import keras
 from keras import ops
@@ -15,23 +16,32 @@ from keras_transformer.callbacks.learning_rate import last_rate
 class ProgressBar(keras.callbacks.Callback):
     """Shows loss, perplexity, learning rate, tokens a second and the time an epoch still takes.
 
-    On a terminal a bar moves; a file gets a line an epoch, and one every ``seconds`` in long ones.
+    On a terminal a bar moves; a file gets a line an epoch, and in long ones a line after ten seconds and one every ``seconds``.
 
     Args:
         tokens_per_batch: mean of real target tokens a batch; see Batches.num_tokens.
-        seconds: between two looks at the model's metrics. Each makes the host wait for the device, so not every batch does.
+        seconds: between two looks at the model's metrics; None for 1 on a terminal, 60 in a file. Each look makes the host wait
+            for the device, so not every batch has one.
         file: where to print; None for standard error.
+
+    Example:
+
+        progress = kt.callbacks.ProgressBar(train.num_tokens / len(train))
+        model.fit(train, epochs=20, callbacks=[progress], verbose=0)
     """
 
-    def __init__(self, tokens_per_batch, seconds=None, file=None):
+    def __init__(self, tokens_per_batch: float, seconds: float | None = None, file: TextIO | None = None):
         from rich.console import Console
 
         super().__init__()
         self.tokens_per_batch = tokens_per_batch
         self.console = Console(file=file or sys.stderr, highlight=False)
         self.seconds = (1.0 if self.console.is_terminal else 60.0) if seconds is None else seconds
+        self._wait = (
+            self.seconds if seconds is not None else min(self.seconds, 10.0)
+        )  # a first sign of life comes sooner
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
         self._begin = self._looked = time.monotonic()
         self._bar = None
@@ -49,11 +59,12 @@ class ProgressBar(keras.callbacks.Callback):
             self._task = self._bar.add_task("", total=self.params.get("steps"), epoch=epoch + 1, numbers="")
             self._bar.start()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """``batch`` batches of this epoch are done."""
-        if not batch or time.monotonic() - self._looked < self.seconds:
+        if not batch or time.monotonic() - self._looked < self._wait:
             return
         self._looked = time.monotonic()
+        self._wait = self.seconds
         numbers = _numbers(self.model.get_metrics_result(), self._speed(batch), self.model.optimizer)
         if self._bar is not None:
             self._bar.update(self._task, completed=batch, numbers=numbers)
@@ -61,13 +72,13 @@ class ProgressBar(keras.callbacks.Callback):
             left = (self.params.get("steps") or batch) - batch
             minutes = left * (self._looked - self._begin) / batch / 60
             self.console.print(
-                f"  epoch {self._epoch + 1}, batch {batch}: {numbers}, {minutes:.1f} min left", soft_wrap=True
+                f"  epoch {self._epoch + 1}, batch {batch}: {numbers}, {minutes:.1f} min left of it", soft_wrap=True
             )
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict | None = None) -> None:
         self._stop()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._stop()
         seconds = time.monotonic() - self._begin
         shown = [f"epoch {epoch + 1}", _numbers(logs, None, self.model.optimizer), f"{seconds:.0f} s"]
@@ -76,7 +87,7 @@ class ProgressBar(keras.callbacks.Callback):
         ]
         self.console.print(", ".join(shown), soft_wrap=True)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self._stop()
 
     def _stop(self):
@@ -84,11 +95,11 @@ class ProgressBar(keras.callbacks.Callback):
             self._bar.stop()
             self._bar = None
 
-    def _speed(self, batches):
+    def _speed(self, batches: int) -> float:
         return batches * self.tokens_per_batch / (time.monotonic() - self._begin)
 
 
-def _numbers(logs, tokens_per_second, optimizer):
+def _numbers(logs: dict | None, tokens_per_second: float | None, optimizer: keras.optimizers.Optimizer) -> str:
     logs = {name: float(ops.convert_to_numpy(logs[name])) for name in ("loss", "perplexity") if name in (logs or {})}
     shown = [f"{name} {value:.4g}" for name, value in logs.items()]
     shown.append(f"learning rate {last_rate(optimizer):.3g}")

@@ -1,4 +1,4 @@
-"""The command line: ``keras-transformer demo | train | translate | evaluate | inspect | prepare | export | doctor``, a file each.
+"""The command line, ``keras-transformer COMMAND``: a file a command.
 
 Last in the flow. Nothing that imports Keras is imported before a command has chosen its backend; so ``--help`` answers at once.
 """
@@ -8,6 +8,9 @@ import signal
 import click
 
 from keras_transformer._version import __version__
+from keras_transformer.cli.average import average
+from keras_transformer.cli.certify import certify
+from keras_transformer.cli.check import check
 from keras_transformer.cli.demo import demo
 from keras_transformer.cli.doctor import doctor
 from keras_transformer.cli.evaluate import evaluate
@@ -21,7 +24,7 @@ from keras_transformer.cli.translate import translate
 class _Commands(click.Group):
     """Turns what a user can mend into one line and exit code 1; anything else keeps its traceback, for it is a bug.
 
-    What a signal ended has 128 and its number as exit code, as in a shell: 130 after Ctrl-C, 143 after SIGTERM.
+    What a signal ended has 128 and its number as exit code, as in a shell: 129 after SIGHUP, 130 after Ctrl-C, 143 after SIGTERM.
     """
 
     def invoke(self, ctx):
@@ -40,5 +43,5 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, translate, evaluate, inspect, prepare, export, doctor):
+for _command in (demo, train, average, translate, evaluate, inspect, prepare, export, certify, check, doctor):
     main.add_command(_command)

@@ -6,7 +6,7 @@ import click
 
 
 @click.command()
-def doctor():
+def doctor() -> None:
     """Examines Python, the installed backends and what else is needed; exit code 1 if something is amiss."""
     from keras_transformer.doctor import examine
 

@@ -10,13 +10,38 @@ from keras_transformer.cli.options import backend_option, beam_size_option, leng
 @backend_option
 @click.option("--source", required=True, help="Text to translate, plain or .gz.")
 @click.option("--target", required=True, help="Reference translations, line by line.")
+@click.option("--against", help="Another output for the same source, line by line, to be held against.")
+@click.option(
+    "--tokenize", default="13a", help='sacreBLEU\'s tokenizer for BLEU; "none" for text that is tokenised already.'
+)
 @beam_size_option
 @length_penalty_option
-def evaluate(run, backend, source, target, beam_size, length_penalty):
-    """Prints BLEU of the model in RUN, with sacreBLEU's signature."""
-    from keras_transformer.evaluation import bleu
+def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty):
+    """Prints BLEU, chrF and TER of the model in RUN with sacreBLEU's signatures, their 95 % intervals, and paired tests."""
+    from keras_transformer.evaluation import compare, intervals, scores
     from keras_transformer.text.corpus import read_pairs
 
     pairs = read_pairs(source, target)
+    others = None if against is None else _aligned(against, pairs)  # what is wrong is told before the work
+    scores(["-"], ["-"], tokenize)
     translations = load_translator(run).translate(pairs.source, beam_size=beam_size, length_penalty=length_penalty)
-    click.echo(str(bleu(translations, pairs.target)))
+    lines = [*scores(translations, pairs.target, tokenize), *intervals(translations, pairs.target, tokenize)]
+    for line in lines:
+        click.echo(str(line))
+    if others is not None:
+        click.echo(f"against {against}, paired bootstrap:")
+        for comparison in compare(translations, others, pairs.target, tokenize):
+            click.echo(str(comparison))
+
+
+def _aligned(file, pairs):
+    """The lines of that file that belong to the pairs: pairs with a blank side are left out of the score."""
+    from keras_transformer.text.corpus import read_lines
+
+    lines = list(read_lines(file))
+    if len(lines) != pairs.counts.lines:
+        raise ValueError(
+            f"--against must have a line for each of {pairs.counts.lines} lines of the source. Received: {file} with "
+            f"{len(lines)}. Give the output for the same source."
+        )
+    return [lines[number - 1] for number in pairs.lines]

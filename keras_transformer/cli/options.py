@@ -9,7 +9,7 @@ import click
 from keras_transformer.environment import BACKENDS, check_backend, command_backend, keep_compiled
 
 
-def _use_backend(context, parameter, name):
+def _use_backend(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
     """Sets KERAS_BACKEND; see environment.command_backend."""
     if context.resilient_parsing:
         return name
@@ -22,10 +22,15 @@ def _use_backend(context, parameter, name):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_compiled()
     _start_keras()
+    if "keras" in sys.modules and (used := sys.modules["keras"].backend.backend()) != name:
+        raise click.ClickException(
+            f"Keras has already started with another backend. Received: --backend {name}. It uses: {used}. "
+            f"Set KERAS_BACKEND={name} instead."
+        )
     return name
 
 
-def _start_keras():
+def _start_keras() -> None:
     """Imports Keras and lets the backend find its devices, without what TensorFlow's C++ parts say of missing GPUs meanwhile."""
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -55,7 +60,7 @@ length_penalty_option = click.option(
 )
 
 
-def find_translator(run):
+def find_translator(run: str | Path) -> Path:
     """The folder of the translator in a run folder, or that folder itself."""
     folder = Path(run)
     if not folder.is_dir():
@@ -65,7 +70,7 @@ def find_translator(run):
     return folder / "translator" if (folder / "translator").is_dir() else folder
 
 
-def load_translator(run):
+def load_translator(run: str | Path):
     from keras_transformer.translator import Translator
 
     return Translator.load(find_translator(run))

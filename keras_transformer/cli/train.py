@@ -30,6 +30,10 @@ def _read_config(context, parameter, path):
         raise click.BadParameter(
             f"{path} holds {', '.join(unknown)}, which train does not take. It takes {', '.join(sorted(known))}."
         )
+    whole = {option.name for option in context.command.params if isinstance(option.type, click.IntRange)}
+    for name in sorted(whole & values.keys()):
+        if isinstance(values[name], (bool, float)):  # click would cut 2.9 down to 2
+            raise click.BadParameter(f"{path}: {name} must be a whole number. Received: {values[name]!r}.")
     context.default_map = values
 
 
@@ -56,15 +60,32 @@ def _read_config(context, parameter, path):
 )
 @click.option("--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's if not given.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
-def train(backend, config, output, epochs, steps, minutes, **settings):
-    """Trains a model from two aligned text files. Ctrl-C saves it first; the same command goes on."""
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
+@click.option("--remat", is_flag=True, help="Computes activations twice, to save memory.")
+@click.option("--keep", type=click.IntRange(1), default=2, help="Newest checkpoints that remain.")
+@click.option(
+    "--best", type=click.IntRange(0), default=0, help="Best checkpoints by --monitor that remain beside them."
+)
+@click.option(
+    "--monitor", help="val_bleu, val_loss or another value of curves.csv; val_bleu, or loss without validation."
+)
+@click.option(
+    "--patience", type=click.IntRange(1), help="Ends training after so many epochs without a better --monitor."
+)
+def train(backend, config, output, epochs, steps, minutes, keep, best, monitor, patience, **settings):
+    """Trains a model from two aligned text files. Ctrl-C saves it first; the same command goes on at the very batch.
+
+    Exit codes: 0 trained; 1 an error, told in one line; 129, 130, 143 ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM, and saved.
+    """
     from keras_transformer.callbacks import Interrupted
     from keras_transformer.runs import Run, Settings
 
     run = Run(output, Settings(**settings))
     click.echo(_describe(run), err=True)
     try:
-        run.train(epochs=epochs, updates=steps, minutes=minutes)
+        run.train(
+            epochs=epochs, updates=steps, minutes=minutes, keep=keep, best=best, monitor=monitor, patience=patience
+        )
     except Interrupted as error:
         error.args = (f"{error} {output} is saved: the same command goes on after update {run.updates}.",)
         raise
@@ -76,7 +97,7 @@ def _describe(run):
 
     batches = run.batches
     skipped = ", ".join(f"{count} for {reason}" for reason, count in batches.skipped.items() if count) or "none"
-    begun = f", going on after epoch {run.epoch}" if run.epoch else ""
+    begun = f", going on after update {run.updates} in epoch {run.epoch + 1}" if run.updates else ""
     return (
         f"{run.settings.preset} on {keras.backend.backend()}: {run.model.count_params():,} parameters, "
         f"{run.tokenizer.vocabulary_size:,} pieces\n"

@@ -18,10 +18,13 @@ import click
 import keras
 import numpy as np
 
+from keras_transformer.artifacts import check_manifest, new_folder, write_manifest
 from keras_transformer.decoding.search import BeamSearch
-from keras_transformer.model_files import TOKENIZER_FILE, load_model, new_folder, save_model
+from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
 
 CARD_FILE = "card.json"
+GRAPH_FILE = "saved_model.pb"
+_KIND = "SavedModel"
 
 
 def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6, max_length=None):
@@ -60,7 +63,7 @@ def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6
         )
     options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
     BeamSearch(model, **options)  # raises for impossible options before the long work
-    with new_folder(folder, mark="saved_model.pb") as new:
+    with new_folder(folder, GRAPH_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         if keras.backend.backend() == "tensorflow":
             _write(model, new, options)
         else:
@@ -70,6 +73,31 @@ def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6
             tokenizer.save(new / TOKENIZER_FILE)
             card["tokenizer_sha256"] = hashlib.sha256((new / TOKENIZER_FILE).read_bytes()).hexdigest()
         (new / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def load_saved_model(folder):
+    """tf.saved_model.load of what export_saved_model wrote, once every byte has been compared with the manifest.
+
+    A SavedModel is a program: TensorFlow runs what is in it. Load none that you do not trust; the manifest tells damage, not
+    intent.
+
+    Args:
+        folder: path.
+
+    Returns:
+        What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
+
+    Raises:
+        ArtifactError: a ValueError: the folder has no manifest, or a file is missing or damaged.
+
+    Example:
+
+        serve = kt.export.load_saved_model("saved_models/en-de").signatures["serving_default"]
+    """
+    check_manifest(folder, _KIND)
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(folder))
 
 
 def _card(model, options):

@@ -8,7 +8,6 @@ from keras_transformer.layers.encoder import Encoder, EncoderLayer
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.masking import causal_mask, combine_masks, padding_mask, segment_mask, segment_positions
 from keras_transformer.layers.projection import Projection
-from keras_transformer.layers.residual import Residual
 
 __all__ = [
     "CrossAttention",
@@ -20,7 +19,6 @@ __all__ = [
     "FeedForward",
     "OutputProjection",
     "Projection",
-    "Residual",
     "SelfAttention",
     "SinusoidalPositions",
     "TokenEmbedding",

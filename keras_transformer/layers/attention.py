@@ -16,6 +16,7 @@ from keras import ops
 from keras_transformer.backend import fused_attention
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
+from keras_transformer.layers.masking import with_head_axis
 from keras_transformer.layers.projection import Projection
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 from keras_transformer.layers.widths import check_width
@@ -31,7 +32,7 @@ _LONG = 512 * 512
 class _MultiHeadAttention(keras.layers.Layer):
     """What both kinds share: arguments, scores, weighted sum, output projection."""
 
-    def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         if num_heads < 1 or d_model % num_heads:
             raise ValueError(
@@ -44,7 +45,7 @@ class _MultiHeadAttention(keras.layers.Layer):
         self.seed = seed
         self._seeds = SeedStream(seed)
 
-    def _projection(self, blocks, name, gain=1.0):
+    def _projection(self, blocks: int, name: str, gain: float = 1.0) -> Projection:
         return Projection(
             blocks * self.d_model,
             kernel_initializer=XavierUniform(seed=self._seeds.next(), blocks=blocks, gain=gain),
@@ -52,7 +53,7 @@ class _MultiHeadAttention(keras.layers.Layer):
             name=name,
         )
 
-    def _split(self, x, blocks):
+    def _split(self, x, blocks: int):
         """(B, T, blocks D) -> a list of ``blocks`` tensors (B, H, T, K)."""
         batch, length = ops.shape(x)[0], ops.shape(x)[1]
         x = ops.reshape(x, (batch, length, blocks, self.num_heads, self.d_model // self.num_heads))
@@ -104,7 +105,7 @@ class _MultiHeadAttention(keras.layers.Layer):
         # A length that is a symbol, as when JAX exports, cannot be compared.
         return in_blocks() if isinstance(size, int) and size > _LONG else plain()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {
             "d_model": self.d_model,
             "num_heads": self.num_heads,
@@ -129,7 +130,7 @@ class SelfAttention(_MultiHeadAttention):
 
     Call arguments:
         x: (B, T, D).
-        attention_mask: boolean, broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
+        attention_mask: boolean (T, T), (B, T, T) or broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
 
     Returns:
         (B, T, D).
@@ -144,35 +145,36 @@ class SelfAttention(_MultiHeadAttention):
     Reference: Vaswani et al. 2017, section 3.2.2.
     """
 
-    def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0, seed: int | None = None, **kwargs):
         super().__init__(d_model, num_heads, dropout, seed, **kwargs)
         self.query_key_value = self._projection(3, "query_key_value", gain=_GAIN)
         self.output_projection = self._projection(1, "output")
         self._weight_dropout = seeded_dropout(dropout, self._seeds, self.dtype_policy)
 
-    def build(self, x_shape):
+    def build(self, x_shape: tuple) -> None:
         check_width(self, "x", x_shape)
         self.query_key_value.build(x_shape)
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
-    def call(self, x, attention_mask=None, training=None):
+    def call(self, x, attention_mask=None, training: bool | None = None):
         query, key, value = self._split(self.query_key_value(x), 3)
-        return self._attend(query, key, value, attention_mask, training)
+        return self._attend(query, key, value, with_head_axis(attention_mask), training)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
 
     def attention_scores(self, x, attention_mask=None):
         """Attention weights (B, H, T, T) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         query, key, _ = self._split(self.query_key_value(x), 3)
+        attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
-    def init_cache(self, batch_size, max_length):
+    def init_cache(self, batch_size, max_length) -> dict:
         """An empty key/value cache: {"key", "value"}, each (B, H, max_length, K)."""
         shape = (batch_size, self.num_heads, max_length, self.d_model // self.num_heads)
         return {name: ops.zeros(shape, dtype=self.compute_dtype) for name in ("key", "value")}
 
-    def step(self, x, cache, step):
+    def step(self, x, cache: dict, step) -> tuple:
         """One decoding step: x (B, 1, D) at position ``step`` sees positions 0..step of the cache.
 
         Returns ((B, 1, D), cache with this position filled in).
@@ -201,7 +203,7 @@ class CrossAttention(_MultiHeadAttention):
     Call arguments:
         x: (B, T, D).
         encoder_output: (B, S, D).
-        attention_mask: boolean, broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
+        attention_mask: boolean (T, S), (B, T, S) or broadcastable to (B, H, T, S), True = may attend; None attends everywhere.
 
     Returns:
         (B, T, D).
@@ -217,40 +219,41 @@ class CrossAttention(_MultiHeadAttention):
     Reference: Vaswani et al. 2017, section 3.2.3.
     """
 
-    def __init__(self, d_model, num_heads, dropout=0.0, seed=None, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0, seed: int | None = None, **kwargs):
         super().__init__(d_model, num_heads, dropout, seed, **kwargs)
         self.query = self._projection(1, "query", gain=_GAIN)
         self.key_value = self._projection(2, "key_value", gain=_GAIN)
         self.output_projection = self._projection(1, "output")
         self._weight_dropout = seeded_dropout(dropout, self._seeds, self.dtype_policy)
 
-    def build(self, x_shape, encoder_output_shape):
+    def build(self, x_shape: tuple, encoder_output_shape: tuple) -> None:
         check_width(self, "x", x_shape)
         check_width(self, "encoder_output", encoder_output_shape)
         self.query.build(x_shape)
         self.key_value.build(encoder_output_shape)
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
-    def call(self, x, encoder_output, attention_mask=None, training=None):
+    def call(self, x, encoder_output, attention_mask=None, training: bool | None = None):
         (query,) = self._split(self.query(x), 1)
         key, value = self._split(self.key_value(encoder_output), 2)
-        return self._attend(query, key, value, attention_mask, training)
+        return self._attend(query, key, value, with_head_axis(attention_mask), training)
 
-    def compute_output_shape(self, x_shape, encoder_output_shape):
+    def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
     def attention_scores(self, x, encoder_output, attention_mask=None):
         """Attention weights (B, H, T, S) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
         (query,) = self._split(self.query(x), 1)
         key, _ = self._split(self.key_value(encoder_output), 2)
+        attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
-    def init_cache(self, encoder_output):
+    def init_cache(self, encoder_output) -> dict:
         """Keys and values of the encoder's output, projected once: {"key", "value"}, each (B, H, S, K)."""
         key, value = self._split(self.key_value(encoder_output), 2)
         return {"key": key, "value": value}
 
-    def step(self, x, cache, attention_mask=None):
+    def step(self, x, cache: dict, attention_mask=None):
         """One decoding step of W hypotheses a sentence: x (B W, 1, D), cache of B sentences; returns (B W, 1, D).
 
         The hypotheses of a sentence are laid side by side as query positions, so that the cache is neither copied nor

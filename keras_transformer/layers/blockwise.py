@@ -22,7 +22,9 @@ def masked_softmax(scores, mask):
     return ops.softmax(scores, axis=-1)
 
 
-def blockwise_attention(query, key, value, mask=None, scale=1.0, dropout_rate=0.0, seed=None, block_size=_BLOCK):
+def blockwise_attention(
+    query, key, value, mask=None, scale: float = 1.0, dropout_rate: float = 0.0, seed=None, block_size: int = _BLOCK
+):
     """softmax(scale Q K^T) V without ever holding all of its weights.
 
     Args:

@@ -4,6 +4,8 @@ Training sees all target positions at once, cached decoding one at a time. Both 
 they differ only in where attention takes its keys and values from. Vaswani et al. 2017, section 3.1.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -26,7 +28,7 @@ class DecoderLayer(_TransformerLayer):
         norm: "post" (the paper) or "pre".
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
-        residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see residual.py.
         seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:
@@ -49,7 +51,7 @@ class DecoderLayer(_TransformerLayer):
     Reference: Vaswani et al. 2017, section 3.1, figure 1 (right).
     """
 
-    def __init__(self, d_model, num_heads, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, **kwargs):
         super().__init__(d_model, num_heads, **kwargs)
         self.self_attention = self._attention(SelfAttention, "self_attention")
         self.self_attention_residual = self._residual("self_attention_residual")
@@ -58,7 +60,7 @@ class DecoderLayer(_TransformerLayer):
         self.feed_forward = self._feed_forward()
         self.feed_forward_residual = self._residual("feed_forward_residual")
 
-    def build(self, x_shape, encoder_output_shape):
+    def build(self, x_shape: tuple, encoder_output_shape: tuple) -> None:
         self.self_attention.build(x_shape)
         self.self_attention_residual.build(x_shape)
         self.cross_attention.build(x_shape, encoder_output_shape)
@@ -66,7 +68,7 @@ class DecoderLayer(_TransformerLayer):
         self.feed_forward.build(x_shape)
         self.feed_forward_residual.build(x_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training=None):
+    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training: bool | None = None):
         mask = combine_masks(causal_mask(ops.shape(x)[1]), attention_mask)
         return self._body(
             x,
@@ -75,7 +77,7 @@ class DecoderLayer(_TransformerLayer):
             training,
         )
 
-    def _body(self, x, attend_to_self, attend_to_encoder, training=False):
+    def _body(self, x, attend_to_self: Callable, attend_to_encoder: Callable, training: bool | None = False):
         # 1. self-attention
         x = self.self_attention_residual(x, sublayer=attend_to_self, training=training)
         # 2. attention to the encoder's output
@@ -85,10 +87,10 @@ class DecoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
-    def compute_output_shape(self, x_shape, encoder_output_shape):
+    def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
-    def init_cache(self, encoder_output, beam_size, max_length):
+    def init_cache(self, encoder_output, beam_size: int, max_length) -> dict:
         """What decoding keeps: {"self": keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
         rows = ops.shape(encoder_output)[0] * beam_size
         return {
@@ -96,7 +98,7 @@ class DecoderLayer(_TransformerLayer):
             "encoder": self.cross_attention.init_cache(encoder_output),
         }
 
-    def step(self, x, cache, step, encoder_mask=None):
+    def step(self, x, cache: dict, step, encoder_mask=None) -> tuple:
         """x (B W, 1, D) at position ``step``. Returns ((B W, 1, D), the cache with this position filled in)."""
         updated = {"encoder": cache["encoder"]}
 
@@ -117,6 +119,8 @@ class Decoder(_Stack):
     Args:
         num_layers: how many.
         d_model, num_heads, seed and all further arguments: as DecoderLayer.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         x: (B, T, D).
@@ -140,22 +144,24 @@ class Decoder(_Stack):
 
     _layer_class = DecoderLayer
 
-    def build(self, x_shape, encoder_output_shape):
+    def build(self, x_shape: tuple, encoder_output_shape: tuple) -> None:
         self._build(x_shape, encoder_output_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training=None):
+    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training: bool | None = None):
         for layer in self.layers:
-            x = layer(x, encoder_output, encoder_mask=encoder_mask, attention_mask=attention_mask, training=training)
+            x = self._call_layer(
+                layer, x, encoder_output, encoder_mask=encoder_mask, attention_mask=attention_mask, training=training
+            )
         return self._finish(x)
 
-    def compute_output_shape(self, x_shape, encoder_output_shape):
+    def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
-    def init_cache(self, encoder_output, beam_size=1, max_length=128):
+    def init_cache(self, encoder_output, beam_size: int = 1, max_length=128) -> list[dict]:
         """The caches of all layers for W = beam_size hypotheses a sentence and at most max_length positions."""
         return [layer.init_cache(encoder_output, beam_size, max_length) for layer in self.layers]
 
-    def step(self, x, cache, step, encoder_mask=None):
+    def step(self, x, cache: list[dict], step, encoder_mask=None) -> tuple:
         """One position of every hypothesis: x (B W, 1, D) -> ((B W, 1, D), updated caches)."""
         updated = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):

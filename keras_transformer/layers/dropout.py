@@ -33,7 +33,7 @@ class Dropout(keras.layers.Dropout):
     Reference: Srivastava et al. 2014; Vaswani et al. 2017, section 5.4.
     """
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training: bool | None = False):
         if training and self.rate > 0 and self.noise_shape is None:
             return dropout(inputs, self.rate, self.seed_generator.next())
         return super().call(inputs, training=training)

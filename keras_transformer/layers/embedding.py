@@ -41,7 +41,7 @@ class TokenEmbedding(keras.layers.Layer):
     Reference: Vaswani et al. 2017, section 3.4; Press and Wolf 2017 for the tied output.
     """
 
-    def __init__(self, vocabulary_size, d_model, seed=None, **kwargs):
+    def __init__(self, vocabulary_size: int, d_model: int, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         _check_positive(vocabulary_size=vocabulary_size, d_model=d_model)
         self.vocabulary_size = vocabulary_size
@@ -49,7 +49,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.seed = seed
         self._initializer = ScaledNormal(d_model**-0.5, seed=seed)
 
-    def build(self, ids_shape=None):
+    def build(self, ids_shape: tuple | None = None) -> None:
         # autocast=False: rows are summed in float32 in the gradient, also under 16-bit policies.
         self.embeddings = self.add_weight(
             name="embeddings",
@@ -66,10 +66,10 @@ class TokenEmbedding(keras.layers.Layer):
         """(..., D) -> (..., V): the product with the transposed table, as one 2-D product, in the compute dtype."""
         return _project_to_vocabulary(x, self.embeddings, self.compute_dtype)
 
-    def compute_output_shape(self, ids_shape):
+    def compute_output_shape(self, ids_shape: tuple) -> tuple:
         return (*ids_shape, self.d_model)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {
             "vocabulary_size": self.vocabulary_size,
             "d_model": self.d_model,
@@ -104,7 +104,7 @@ class OutputProjection(keras.layers.Layer):
     Reference: Vaswani et al. 2017, section 3.4.
     """
 
-    def __init__(self, vocabulary_size, d_model, seed=None, **kwargs):
+    def __init__(self, vocabulary_size: int, d_model: int, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         _check_positive(vocabulary_size=vocabulary_size, d_model=d_model)
         self.vocabulary_size = vocabulary_size
@@ -112,7 +112,7 @@ class OutputProjection(keras.layers.Layer):
         self.seed = seed
         self._initializer = XavierUniform(seed=seed)
 
-    def build(self, x_shape=None):
+    def build(self, x_shape: tuple | None = None) -> None:
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.vocabulary_size, self.d_model),
@@ -127,10 +127,10 @@ class OutputProjection(keras.layers.Layer):
         """(..., D) -> (..., V) in the compute dtype."""
         return _project_to_vocabulary(x, self.kernel, self.compute_dtype)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
         return (*x_shape[:-1], self.vocabulary_size)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {
             "vocabulary_size": self.vocabulary_size,
             "d_model": self.d_model,
@@ -138,7 +138,7 @@ class OutputProjection(keras.layers.Layer):
         }
 
 
-def _project_to_vocabulary(x, table, dtype):
+def _project_to_vocabulary(x, table, dtype: str):
     """Scores (..., V) of hidden states x (..., D) against the rows of table (V, D), computed in ``dtype``."""
     table = ops.cast(table, dtype)
     flat = ops.reshape(ops.cast(x, dtype), (-1, table.shape[-1]))  # (..., D) -> (N, D)
@@ -171,7 +171,7 @@ class SinusoidalPositions(keras.layers.Layer):
     Reference: Vaswani et al. 2017, section 3.5.
     """
 
-    def build(self, x_shape):
+    def build(self, x_shape: tuple) -> None:
         width = x_shape[-1]
         if width is None or width % 2:
             raise ValueError(
@@ -190,7 +190,7 @@ class SinusoidalPositions(keras.layers.Layer):
         waves = ops.reshape(waves, (*ops.shape(positions), width))
         return ops.cast(ops.cast(x, "float32") + waves, self.compute_dtype)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
 
 

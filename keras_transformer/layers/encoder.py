@@ -20,7 +20,7 @@ class EncoderLayer(_TransformerLayer):
         norm: "post" (the paper) or "pre".
         activation: of the feed-forward network.
         epsilon: LayerNorm's.
-        residual_dropout_position: "branch" (the paper) or "sum"; see Residual.
+        residual_dropout_position: "branch" (the paper) or "sum"; see residual.py.
         seed: seed of the initial weights and of dropout; None draws one.
 
     Call arguments:
@@ -40,20 +40,20 @@ class EncoderLayer(_TransformerLayer):
     Reference: Vaswani et al. 2017, section 3.1, figure 1 (left).
     """
 
-    def __init__(self, d_model, num_heads, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, **kwargs):
         super().__init__(d_model, num_heads, **kwargs)
         self.self_attention = self._attention(SelfAttention, "self_attention")
         self.self_attention_residual = self._residual("self_attention_residual")
         self.feed_forward = self._feed_forward()
         self.feed_forward_residual = self._residual("feed_forward_residual")
 
-    def build(self, x_shape):
+    def build(self, x_shape: tuple) -> None:
         self.self_attention.build(x_shape)
         self.self_attention_residual.build(x_shape)
         self.feed_forward.build(x_shape)
         self.feed_forward_residual.build(x_shape)
 
-    def call(self, x, attention_mask=None, training=None):
+    def call(self, x, attention_mask=None, training: bool | None = None):
         # 1. self-attention
         x = self.self_attention_residual(
             x,
@@ -65,7 +65,7 @@ class EncoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
 
 
@@ -76,6 +76,8 @@ class Encoder(_Stack):
     Args:
         num_layers: how many.
         d_model, num_heads, seed and all further arguments: as EncoderLayer.
+        remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
+            more time, the same numbers.
 
     Call arguments:
         x: (B, S, D).
@@ -96,13 +98,13 @@ class Encoder(_Stack):
 
     _layer_class = EncoderLayer
 
-    def build(self, x_shape):
+    def build(self, x_shape: tuple) -> None:
         self._build(x_shape)
 
-    def call(self, x, attention_mask=None, training=None):
+    def call(self, x, attention_mask=None, training: bool | None = None):
         for layer in self.layers:
-            x = layer(x, attention_mask=attention_mask, training=training)
+            x = self._call_layer(layer, x, attention_mask=attention_mask, training=training)
         return self._finish(x)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape

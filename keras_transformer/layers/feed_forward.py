@@ -1,5 +1,7 @@
 """The position-wise feed-forward network (Vaswani et al. 2017, section 3.3)."""
 
+from collections.abc import Callable
+
 import keras
 
 from keras_transformer.initializers import SeedStream, XavierUniform
@@ -35,7 +37,15 @@ class FeedForward(keras.layers.Layer):
     Reference: Vaswani et al. 2017, equation 2.
     """
 
-    def __init__(self, d_model, d_ff=None, activation="relu", dropout=0.0, seed=None, **kwargs):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int | None = None,
+        activation: str | Callable = "relu",
+        dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.d_model = d_model
         self.d_ff = 4 * d_model if d_ff is None else d_ff
@@ -47,23 +57,23 @@ class FeedForward(keras.layers.Layer):
         self.outer = self._projection(d_model, seeds.next(), "outer")
         self._activation_dropout = seeded_dropout(dropout, seeds, self.dtype_policy)
 
-    def _projection(self, units, seed, name):
+    def _projection(self, units: int, seed: int, name: str) -> Projection:
         return Projection(units, kernel_initializer=XavierUniform(seed=seed), dtype=self.dtype_policy, name=name)
 
-    def build(self, x_shape):
+    def build(self, x_shape: tuple) -> None:
         check_width(self, "x", x_shape)
         self.inner.build(x_shape)
         self.outer.build((*x_shape[:-1], self.d_ff))
 
-    def call(self, x, training=None):
+    def call(self, x, training: bool | None = None):
         x = self.activation(self.inner(x))  # (B, T, d_ff)
         x = self._activation_dropout(x, training=training)
         return self.outer(x)
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return super().get_config() | {
             "d_model": self.d_model,
             "d_ff": self.d_ff,

@@ -8,7 +8,7 @@ residual additions (Vaswani et al. 2017, section 3.2.3, has the reason for both 
 from keras import ops
 
 
-def padding_mask(ids, pad_id=0):
+def padding_mask(ids, pad_id: int = 0):
     """Which key positions hold a token.
 
     Args:
@@ -116,3 +116,34 @@ def segment_positions(segments):
     same = ops.equal(segments[:, :, None], segments[:, None, :])  # (B, T, T)
     earlier = ops.logical_and(same, causal_mask(ops.shape(segments)[1])[0])
     return ops.sum(ops.cast(earlier, "int32"), axis=-1) - 1
+
+
+def with_head_axis(mask):
+    """A mask as attention takes it, on four axes: (T, S) or (B, T, S), as in keras.layers.MultiHeadAttention, or four already.
+
+    Args:
+        mask: boolean, or None.
+
+    Returns:
+        A boolean tensor broadcastable to (B, H, T, S), or None.
+
+    Raises:
+        ValueError: the mask has one axis, or more than four.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers.masking import with_head_axis
+    >>> tuple(with_head_axis(np.ones((2, 3, 5), bool)).shape)
+    (2, 1, 3, 5)
+    """
+    if mask is None:
+        return None
+    mask = ops.convert_to_tensor(mask)
+    axes = len(mask.shape)
+    if axes not in (2, 3, 4):
+        raise ValueError(
+            f"An attention mask is (T, S), (B, T, S) or broadcastable to (B, H, T, S). Received: shape {tuple(mask.shape)}. "
+            "For a row of keys (B, S) give mask[:, None, None, :]; see padding_mask."
+        )
+    return mask if axes == 4 else ops.expand_dims(mask, 1) if axes == 3 else mask[None, None]

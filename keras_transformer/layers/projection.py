@@ -21,7 +21,7 @@ class Projection(keras.layers.Dense):
     (2, 3, 8)
     """
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training: bool | None = None):
         shape = ops.shape(inputs)
         flat = ops.reshape(inputs, (-1, inputs.shape[-1]))  # (..., D) -> (N, D)
         outputs = matrix_product(flat, ops.convert_to_tensor(self.kernel))
@@ -30,6 +30,6 @@ class Projection(keras.layers.Dense):
         outputs = ops.reshape(outputs, (*shape[:-1], self.units))  # (N, units) -> (..., units)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(self, mode: str | None = None, type_check: bool = True, config=None) -> None:
         """As keras.layers.Dense.quantize, which takes no subclass unless told that it is one."""
         super().quantize(mode, type_check=False, config=config)

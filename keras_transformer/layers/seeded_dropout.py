@@ -1,9 +1,10 @@
 """A Dropout layer whose bits come from the seed of the layer it stands in."""
 
+from keras_transformer.initializers import SeedStream
 from keras_transformer.layers.dropout import Dropout
 
 
-def seeded_dropout(rate, seeds, dtype=None):
+def seeded_dropout(rate: float, seeds: SeedStream, dtype=None) -> Dropout:
     """A Dropout with the next seed of a stream.
 
     Drawn after the seeds of weights, so that a seed gives the weights that it gives without dropout.

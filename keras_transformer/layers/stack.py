@@ -8,8 +8,12 @@ The lecture's four places of dropout, and the arguments that set them:
     at each sub-layer's residual                     dropout, residual_dropout_position
 """
 
+from collections.abc import Callable
+from typing import Literal
+
 import keras
 
+from keras_transformer.backend_training import rematerialize
 from keras_transformer.initializers import SeedStream
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.residual import Residual
@@ -20,17 +24,17 @@ class _TransformerBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        d_model,
-        num_heads,
-        d_ff=None,
-        dropout=0.1,
-        attention_dropout=None,
-        activation_dropout=None,
-        norm="post",
-        activation="relu",
-        epsilon=1e-6,
-        residual_dropout_position="branch",
-        seed=None,
+        d_model: int,
+        num_heads: int,
+        d_ff: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float | None = None,
+        activation_dropout: float | None = None,
+        norm: Literal["post", "pre"] = "post",
+        activation: str | Callable = "relu",
+        epsilon: float = 1e-6,
+        residual_dropout_position: Literal["branch", "sum"] = "branch",
+        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -46,7 +50,7 @@ class _TransformerBlock(keras.layers.Layer):
         self.residual_dropout_position = residual_dropout_position
         self.seed = seed
 
-    def _arguments(self):
+    def _arguments(self) -> dict:
         """What every layer of a stack is made with, ``seed`` and Keras's own arguments aside."""
         return {
             "d_model": self.d_model,
@@ -61,7 +65,7 @@ class _TransformerBlock(keras.layers.Layer):
             "residual_dropout_position": self.residual_dropout_position,
         }
 
-    def get_config(self):
+    def get_config(self) -> dict:
         plain = {"activation": keras.activations.serialize(self.activation), "seed": self.seed}
         return super().get_config() | self._arguments() | plain
 
@@ -69,14 +73,14 @@ class _TransformerBlock(keras.layers.Layer):
 class _TransformerLayer(_TransformerBlock):
     """What EncoderLayer and DecoderLayer make their sub-layers with."""
 
-    def __init__(self, d_model, num_heads, **kwargs):
+    def __init__(self, d_model: int, num_heads: int, **kwargs):
         super().__init__(d_model, num_heads, **kwargs)
         seeds = SeedStream(self.seed)
         # Weights first, at most three sub-layers have some: a seed gives the weights it gave before dropout was seeded.
         self._weight_seeds = iter([seeds.next() for _ in range(3)])
         self._dropout_seeds = seeds
 
-    def _attention(self, kind, name):
+    def _attention(self, kind: type[keras.layers.Layer], name: str):
         return kind(
             self.d_model,
             self.num_heads,
@@ -86,7 +90,7 @@ class _TransformerLayer(_TransformerBlock):
             name=name,
         )
 
-    def _feed_forward(self):
+    def _feed_forward(self) -> FeedForward:
         return FeedForward(
             self.d_model,
             self.d_ff,
@@ -97,7 +101,7 @@ class _TransformerLayer(_TransformerBlock):
             name="feed_forward",
         )
 
-    def _residual(self, name):
+    def _residual(self, name: str) -> Residual:
         return Residual(
             norm=self.norm,
             dropout=self.dropout,
@@ -114,11 +118,12 @@ class _Stack(_TransformerBlock):
 
     _layer_class = None
 
-    def __init__(self, num_layers, d_model, num_heads, **kwargs):
+    def __init__(self, num_layers: int, d_model: int, num_heads: int, remat: bool = False, **kwargs):
         super().__init__(d_model, num_heads, **kwargs)
         if num_layers < 1:
             raise ValueError(f"A stack needs at least one layer. Received: num_layers={num_layers}.")
         self.num_layers = num_layers
+        self.remat = remat
         seeds = SeedStream(self.seed)
         self.layers = [
             self._layer_class(**self._arguments(), seed=seeds.next(), dtype=self.dtype_policy, name=f"layer_{index}")
@@ -136,8 +141,14 @@ class _Stack(_TransformerBlock):
         if self.final_norm is not None:
             self.final_norm.build(shapes[0])
 
+    def _call_layer(self, layer, *tensors, training=None, **masks):
+        """In training with ``remat`` only the layer's inputs are kept for the gradient."""
+        if self.remat and training:
+            return rematerialize(layer, *tensors, training=training, **masks)
+        return layer(*tensors, training=training, **masks)
+
     def _finish(self, x):
         return x if self.final_norm is None else self.final_norm(x)
 
-    def get_config(self):
-        return super().get_config() | {"num_layers": self.num_layers}
+    def get_config(self) -> dict:
+        return super().get_config() | {"num_layers": self.num_layers, "remat": self.remat}

@@ -1,7 +1,7 @@
 """The width that a layer is made for, compared with that of what it gets."""
 
 
-def check_width(layer, name, shape):
+def check_width(layer, name: str, shape: tuple) -> None:
     """Raises ValueError unless ``shape`` (..., D) ends with the layer's d_model.
 
     Args:

@@ -132,6 +132,7 @@ class Batches(keras.utils.PyDataset):
                 self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
             )
         self._prefetch = None
+        self._line_of = corpus.line_of
         self.set_epoch(0)
 
     def _make_buckets(self, corpus):
@@ -311,6 +312,11 @@ class Batches(keras.utils.PyDataset):
             plan = [plan[index] for index in np.argsort(bits.random_raw(len(plan)), kind="stable")]
         return with_different_start(plan)
 
+    def lines(self, epoch, index):
+        """Line numbers, from 1, of the pairs in batch ``index`` of an epoch, in their order; list of int."""
+        pairs = self._pairs(*self._deal(epoch)[index])
+        return [self._line_of(pair) for pair in pairs[pairs >= 0].tolist()]
+
     def __len__(self):
         return len(self._plan) - self._start
 
@@ -341,10 +347,13 @@ class Batches(keras.utils.PyDataset):
     def _request(self, place):
         """What a worker is asked for: (pairs (B, P), S, T, epoch); of this process's rows."""
         bucket, lines = self._plan[place]
+        return self._pairs(bucket, lines), bucket.source_length, bucket.target_length, self._epoch
+
+    def _pairs(self, bucket, lines):
+        """(B, P) pairs of those lines of a batch that are this process's; -1 for none."""
         index, count = self.process
         lines = lines[index::count]
-        pairs = lines[:, None] if bucket.packs is None else bucket.packs.lines(lines)
-        return pairs, bucket.source_length, bucket.target_length, self._epoch
+        return lines[:, None] if bucket.packs is None else bucket.packs.lines(lines)
 
     def lengths(self):
         """Positions of the rows of all pairs that batches are made of, eos counted: source (pairs,), target (pairs,)."""

@@ -17,10 +17,10 @@ from keras_transformer.text import demo_lexicon as lexicon
 class Pairs:
     """Sentences and their translations: ``source[i]`` is English, ``target[i]`` German."""
 
-    source: list
-    target: list
+    source: list[str]
+    target: list[str]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
 
@@ -33,7 +33,7 @@ class DemoCorpus:
     test: Pairs
 
 
-def demo_corpus(num_train=30_000, num_valid=500, num_test=600, seed=0):
+def demo_corpus(num_train: int = 30_000, num_valid: int = 500, num_test: int = 600, seed: int = 0) -> DemoCorpus:
     """Draws distinct sentences from the grammar, the same on every machine.
 
     Args:
@@ -76,7 +76,7 @@ def demo_corpus(num_train=30_000, num_valid=500, num_test=600, seed=0):
     return DemoCorpus(train, valid, test)
 
 
-def write_demo_corpus(folder, **sizes):
+def write_demo_corpus(folder: str | Path, **sizes: int) -> Path:
     """Writes demo_corpus(**sizes) as train.en, train.de, valid.en, ..., test.de: UTF-8, a sentence a line.
 
     Args:
@@ -108,7 +108,7 @@ def write_demo_corpus(folder, **sizes):
     return folder
 
 
-def dictionary_baseline(sources):
+def dictionary_baseline(sources: list[str]) -> list[str]:
     """Translates word by word, each English word by one German word; order and agreement are what it lacks.
 
     Args:
@@ -144,14 +144,14 @@ class _Draw:
     def one(self, choices):
         return choices[int(self._random() * len(choices))]
 
-    def chance(self, probability):
+    def chance(self, probability: float) -> bool:
         return self._random() < probability
 
 
 # The grammar. A phrase is a pair of word lists, English and German.
 
 
-def _sentence(draw):
+def _sentence(draw: _Draw) -> tuple[str, str]:
     main, kind = _clause(draw), draw.one(("plain", "plain", "adverb", "adverb", "conjunction", "thought", "relative"))
     if kind == "plain":
         english, german = main.english, main.german_second()
@@ -175,7 +175,7 @@ def _sentence(draw):
     return _finish(english), _finish(german)
 
 
-def _finish(words):
+def _finish(words: list[str]) -> str:
     """Words as a sentence: capital letter, commas without a space before them, full stop."""
     text = " ".join(words).replace(" ,", ",")
     return text[0].upper() + text[1:] + "."
@@ -185,20 +185,20 @@ def _finish(words):
 class _Clause:
     """A clause whose German parts are kept apart, since their order depends on where it stands."""
 
-    english: list
-    subject: list
+    english: list[str]
+    subject: list[str]
     finite: str  # what is conjugated
     prefix: str  # of a separable verb in the present, else ""
-    middle: list  # objects and place
-    end: list  # participle or infinitive
+    middle: list[str]  # objects and place
+    end: list[str]  # participle or infinitive
     tense: str
 
-    def german_second(self, first=()):
+    def german_second(self, first: list[str] | tuple[()] = ()) -> list[str]:
         """The verb second: after the subject, or after ``first``, which changes places with it."""
         front, after = (list(first), self.subject) if first else (self.subject, [])
         return [*front, self.finite, *after, *self.middle, *self.end, *([self.prefix] if self.prefix else [])]
 
-    def german_last(self):
+    def german_last(self) -> list[str]:
         """The verb last, a prefix back in its place."""
         return [*self.subject, *self.middle, *self.end, self.prefix + self.finite]
 
@@ -245,7 +245,7 @@ def _complements(draw, verb, short):
     return english, german
 
 
-def _contract(preposition, noun_phrase):
+def _contract(preposition: str, noun_phrase: list[str]) -> list[str]:
     """in + dem = im, in + das = ins"""
     contracted = lexicon.CONTRACTIONS.get((preposition, noun_phrase[0]))
     return [contracted, *noun_phrase[1:]] if contracted else [preposition, *noun_phrase]
@@ -263,13 +263,13 @@ def _with_relative_clause(draw):
 
 @dataclasses.dataclass(frozen=True)
 class _NounPhrase:
-    english: list
-    german: list
+    english: list[str]
+    german: list[str]
     number: int  # 0 singular, 1 plural
     gender: str  # m, f, n, or p for any plural
 
 
-def _noun_phrase(draw, kind, case, adjective, plural=0.25):
+def _noun_phrase(draw: _Draw, kind: str, case: str, adjective: float, plural: float = 0.25) -> _NounPhrase:
     """Determiner, perhaps an adjective, noun: all agree."""
     noun = draw.one(lexicon.NOUNS[kind])
     number = int(draw.chance(plural))
@@ -297,7 +297,7 @@ def _decline(noun, case, number):
     return noun.plural if noun.weak and case != "nominative" else noun.german
 
 
-def _dictionary():
+def _dictionary() -> dict[str, str]:
     """English word -> the German word in its first form."""
     entries = {"who": "der", "that": "dass", "an": "ein", "has": "hat", "have": "haben"}
     for determiner in reversed(lexicon.DETERMINERS):

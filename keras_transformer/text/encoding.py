@@ -1,5 +1,6 @@
 """A corpus in whatever form -> rows of ids with their counts. Between the tokenizer and Batches; needs no Keras."""
 
+import array
 import dataclasses
 import itertools
 import os
@@ -15,6 +16,8 @@ from keras_transformer.text.store import TOKENIZER, Store
 
 # Pairs cut into pieces at a time.
 _CHUNK = 8192
+# Lines of each corpus of a mixture count from a multiple of this.
+_LINES = 2**40
 
 
 @dataclasses.dataclass
@@ -26,6 +29,7 @@ class EncodedCorpus:
     target: object
     counts: PairCounts
     name: str
+    line_of: object  # function that gives the line a pair was read from
     source_texts: object = None
     target_texts: object = None
     mixture: Mixture | None = None
@@ -54,15 +58,17 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     mixture = source if isinstance(source, Mixture) else None
     streams = [_stream(*parts) for parts in ([(x,) for x in mixture.corpora] if mixture else [(source, target)])]
     sides = [RowsBuilder(tokenizer.vocabulary_size) for _ in range(2)]
-    texts, sizes, counts = ([], [], []), [], PairCounts(0, 0)  # lines, sources, targets
+    texts, sizes, counts = (array.array("q"), [], []), [], PairCounts(0, 0)  # lines, sources, targets
     for number, stream in enumerate(streams):
-        size, corpus_counts = _encode(stream, tokenizer, sides, texts if keep_texts else None, number << 40)
+        size, corpus_counts = _encode(stream, tokenizer, sides, texts, keep_texts, number * _LINES)
         sizes.append(size)
         counts = counts + corpus_counts
     if not sum(sizes):
         raise ValueError(none_left(streams[0]))
     name = " and ".join(dict.fromkeys(name for stream in streams for name in (stream.source_name, stream.target_name)))
-    corpus = EncodedCorpus(tokenizer, *(side.rows() for side in sides), counts, name)
+    corpus = EncodedCorpus(
+        tokenizer, *(side.rows() for side in sides), counts, name, lambda pair: texts[0][pair] % _LINES
+    )
     if keep_texts:
         corpus.source_texts, corpus.target_texts = (Texts(side, texts[0]) for side in texts[1:])
     if mixture:
@@ -80,7 +86,7 @@ def _stream(source, target=None):
     return PairStream(source, target)
 
 
-def _encode(stream, tokenizer, sides, texts, first_line):
+def _encode(stream, tokenizer, sides, texts, keep_texts, first_line):
     """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts). Its lines count from first_line."""
     pairs, size, blank = iter(stream), 0, 0
     while chunk := list(itertools.islice(pairs, _CHUNK)):
@@ -93,8 +99,8 @@ def _encode(stream, tokenizer, sides, texts, first_line):
         for side, rows, name in zip(sides, (source, target), ("source", "target"), strict=True):
             rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]
             side.extend(rows, lambda number, name=name: stream.place(chunk[kept[number]][0], name))  # noqa: B023, called now
-        if texts is not None:
-            texts[0].extend(first_line + chunk[place][0] for place in kept)
+        texts[0].extend(first_line + chunk[place][0] for place in kept)
+        if keep_texts:
             for column in (1, 2):
                 texts[column].extend(chunk[place][column] for place in kept)
     return size, stream.counts + PairCounts(0, -blank, {"empty": blank} if blank else {})
@@ -110,5 +116,5 @@ def _prepared(folder, tokenizer):
             f"{tokenizer.vocabulary_size}. Leave tokenizer out: prepared text has its own."
         )
     counts = PairCounts(**store.manifest["counts"])
-    sides = store.source, store.target, counts, os.fspath(folder), store.source_texts, store.target_texts
-    return EncodedCorpus(tokenizer, *sides)
+    texts = store.source_texts, store.target_texts
+    return EncodedCorpus(tokenizer, store.source, store.target, counts, os.fspath(folder), texts[0].line, *texts)

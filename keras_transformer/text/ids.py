@@ -8,7 +8,7 @@ batches enter a model.
 import numpy as np
 
 
-def check_ids(ids, vocabulary_size, name="ids"):
+def check_ids(ids, vocabulary_size: int, name: str = "ids") -> None:
     """Raises unless every id is an integer in [0, vocabulary_size).
 
     Costs two passes over the array: microseconds for a batch.
@@ -51,7 +51,7 @@ def check_ids(ids, vocabulary_size, name="ids"):
     )
 
 
-def _place(where):
+def _place(where: tuple) -> str:
     where = tuple(int(index) for index in where)
     if not where:
         return ""

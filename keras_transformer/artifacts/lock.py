@@ -1,0 +1,84 @@
+"""One writer in a folder."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+LOCK_FILE = "lock.json"
+
+
+class FolderInUse(ValueError):
+    """Another process writes in the folder."""
+
+
+class FolderLock:
+    """While open, no other process that asks can write in the folder.
+
+    The lock is the kernel's (flock) on lock.json, where the owner's pid and host stand for others to read: a process that dies,
+    however, loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares
+    locks (NFS from version 4). Where the system has no such locks, as on Windows, nothing is locked.
+
+    A process may open it twice.
+
+    Args:
+        folder: path; made if it is missing.
+
+    Raises:
+        FolderInUse: a ValueError, when another process has it.
+
+    Example:
+
+    >>> import tempfile
+    >>> from keras_transformer.artifacts import FolderLock
+    >>> with tempfile.TemporaryDirectory() as folder, FolderLock(folder):
+    ...     pass
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self._handle = None
+
+    def __enter__(self):
+        try:
+            import fcntl
+        except ImportError:
+            return self
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(os.read(handle, 1000))
+            os.close(handle)
+            if owner == _me():  # a training of this process that was broken off, in a notebook say
+                return self
+            raise FolderInUse(
+                f"{self.folder} is in use: process {owner['pid']} on {owner['host']} writes there. Wait until it has "
+                f"ended, or give "
+                "another folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(_me()).encode(), 0)
+        self._handle = handle
+        return self
+
+    def __exit__(self, *error):
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _me():
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _owner(content):
+    """Who holds the lock, as the file tells; it may be being written."""
+    try:
+        told = json.loads(content)
+        return {"pid": int(told["pid"]), "host": str(told["host"])[:100]}
+    except (ValueError, TypeError, KeyError):
+        return {"pid": "unknown", "host": "an unknown host"}

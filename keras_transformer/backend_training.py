@@ -1,0 +1,183 @@
+"""Backend-specific code that training needs; backend.py holds what layers, losses and decoding need.
+
+Copying state off the device, leaving out steps, updates under a condition, layers computed twice to save memory.
+"""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def copy_to_host(variables):
+    """The values of Keras variables as NumPy arrays of their own: what happens to the variables later does not change them."""
+    if keras.backend.backend() != "torch":
+        return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+    import torch
+
+    arrays = []
+    for variable in variables:
+        tensor = variable.value.detach()
+        if tensor.dtype == torch.bfloat16:  # NumPy has none of its own
+            import ml_dtypes
+
+            arrays.append(tensor.cpu().view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy())
+        else:
+            arrays.append(np.array(tensor.cpu().numpy()))
+    return arrays
+
+
+def get_random_state():
+    """State of the generators that no variable of a model holds, as {name: array}: PyTorch's, which a GPU draws dropout from."""
+    if keras.backend.backend() != "torch":
+        return {}
+    import torch
+
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return {name: state.numpy().copy() for name, state in states.items()}
+
+
+def set_random_state(states):
+    """Brings the generators to where get_random_state found them; those that this backend or machine has not are left out."""
+    if keras.backend.backend() != "torch":
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for name, state in states.items():
+        if name == "torch":
+            torch.set_rng_state(torch.from_numpy(state.copy()))
+        elif name.removeprefix("cuda").isdigit() and int(name.removeprefix("cuda")) < count:
+            torch.cuda.set_rng_state(torch.from_numpy(state.copy()), int(name.removeprefix("cuda")))
+
+
+def skip_steps(function, steps, logs, steps_per_call=1):
+    """A train function of ``fit`` that only reads its first ``steps`` batches; from then on it is ``function``.
+
+    Args:
+        function: Keras's train function.
+        steps: batches, a multiple of steps_per_call.
+        logs: what a call that trains nothing gives.
+        steps_per_call: the model's steps_per_execution.
+    """
+    left = steps
+
+    def run(*arguments):
+        nonlocal left
+        if left <= 0:
+            return function(*arguments)
+        left -= steps_per_call
+        if keras.backend.backend() == "tensorflow":  # there the function draws the batches
+            for _, _ in zip(range(steps_per_call), arguments[-1], strict=False):
+                pass
+        return (logs, arguments[0]) if keras.backend.backend() == "jax" else logs
+
+    return run
+
+
+def update_if(condition, update, variables):
+    """Calls ``update``, which assigns to ``variables``, and lets it count only where ``condition``, a scalar tensor, is true.
+
+    On an accelerator under PyTorch a branch would make the host wait for the device at every step; there the variables are copied
+    before and put back.
+    """
+    if keras.backend.backend() == "torch" and condition.device.type != "cpu":
+        before = [variable.value.detach().clone() for variable in variables]
+        update()
+        for variable, old in zip(variables, before, strict=True):
+            variable.assign(ops.where(condition, variable.value.detach(), old))
+    else:
+        ops.cond(condition, update, lambda: None)
+
+
+def rematerialize(layer, *tensors, **options):
+    """``layer(*tensors, **options)``, which keeps its inputs alone for the gradient and computes what is between once more.
+
+    Seeds of dropout are inputs too: the second time drops what the first did. keras.remat is not used, since on JAX a layer's seeds
+    leave its scope.
+
+    Args:
+        layer: a built keras.layers.Layer that gives one tensor and adds no losses.
+        tensors: arguments of its ``call`` by position.
+        options: arguments of its ``call`` by name.
+    """
+    trainable = [variable.value for variable in layer.trainable_variables]
+    states = layer.non_trainable_variables  # seeds among them
+    values = [variable.value for variable in states]
+
+    def run(trainable, values, *tensors):
+        return layer.stateless_call(trainable, values, *tensors, **options)
+
+    run_twice = {"tensorflow": _run_twice_tensorflow, "jax": _run_twice_jax, "torch": _run_twice_torch}
+    output, updated = run_twice[keras.backend.backend()](run, trainable, values, *tensors)
+    for variable, value in zip(states, updated, strict=True):
+        variable.assign(value)
+    return output
+
+
+def _run_twice_jax(run, *arguments):
+    import jax
+
+    return jax.checkpoint(run)(*arguments)
+
+
+def _run_twice_torch(run, *arguments):
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(run, *arguments, use_reentrant=False)
+
+
+def _run_twice_tensorflow(run, trainable, values, *tensors):
+    import tensorflow as tf
+
+    updated = []
+
+    def forward(trainable, *tensors):
+        output, states = run(trainable, values, *tensors)
+        if not updated:  # the first time; integers that come out would be asked for gradients
+            updated.extend(states)
+        return output
+
+    trainable = [tf.convert_to_tensor(value) for value in trainable]
+    return tf.recompute_grad(forward)(trainable, *tensors), updated
+
+
+def is_out_of_memory(error):
+    """Whether an exception tells that memory is at its end; every backend has its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError"):
+        return True
+    told = str(error).lower()
+    return any(
+        words in told for words in ("resource_exhausted", "out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def device_memory():
+    """Bytes of the memory that training takes from: the first accelerator's, else what this process may have of the machine's."""
+    name = keras.backend.backend()
+    if name == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_properties(0).total_memory
+    if name == "jax":
+        import jax
+
+        limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+        if limit:
+            return limit
+    return _machine_memory()
+
+
+def _machine_memory():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            memory = min(memory, int(Path(path).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such limit
+            continue
+    return memory

@@ -1,0 +1,53 @@
+"""An end when nothing gets better any more."""
+
+import keras
+
+from keras_transformer.callbacks.checkpoints import is_less_better
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """Ends training when a value in the logs has not got better for so many epochs; a training that is resumed remembers.
+
+    Keras's own forgets the best value and the epochs waited when a process ends. This one keeps nothing: it looks at the history of
+    Checkpoints, which every checkpoint holds. Put it behind that.
+
+    Args:
+        checkpoints: the Checkpoints of the same ``fit``.
+        monitor: a name in the logs of an epoch, such as "val_bleu".
+        patience: epochs without a better value that are borne.
+        mode: "max", "min", or "auto": "min" for losses, perplexities and errors.
+
+    Raises:
+        ValueError: patience is no integer from 1; or, in ``fit``, the logs do not hold ``monitor``.
+
+    Example:
+
+        checkpoints = kt.callbacks.Checkpoints("run/checkpoints", best=1, monitor="val_loss")
+        stop = kt.callbacks.EarlyStopping(checkpoints, monitor="val_loss", patience=3)
+        model.fit(train, validation_data=valid, epochs=100, callbacks=[checkpoints, stop])
+    """
+
+    def __init__(self, checkpoints, monitor="val_loss", patience=5, mode="auto"):
+        super().__init__()
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"patience must be an integer from 1. Received: patience={patience!r}.")
+        self.checkpoints = checkpoints
+        self.monitor = monitor
+        self.patience = patience
+        self.mode = mode
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.monitor not in (logs or {}):
+            held = ", ".join(sorted(logs or {}))
+            raise ValueError(
+                f"The logs hold no {self.monitor!r}. They hold {held}. Give EarlyStopping one of these as monitor."
+            )
+        if epochs_since_best(self.checkpoints.history, self.monitor, self.mode) >= self.patience:
+            self.model.stop_training = True
+
+
+def epochs_since_best(history, monitor, mode="auto"):
+    """Epochs that a history, as Checkpoints keeps it, has had since the one with the best value of that name."""
+    sign = -1 if is_less_better(monitor, mode) else 1
+    values = [sign * row[monitor] for row in history if row.get(monitor) is not None]
+    return len(values) - 1 - values.index(max(values)) if values else 0

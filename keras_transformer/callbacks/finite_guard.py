@@ -1,0 +1,145 @@
+"""What becomes of numbers that are not finite."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_transformer.checkpoints import NonFiniteError
+from keras_transformer.optimizers import SkipNonFinite, find_optimizer
+
+_LEAST_SCALE = 2.0**-10  # halved 25 times from where LossScaleOptimizer begins: overflow is not what is wrong then
+
+
+class FiniteGuard(keras.callbacks.Callback):
+    """Logs the steps left out, the gradient's norm and the loss scale, and ends training when there is nothing but bad steps.
+
+    kt.SkipNonFinite around the optimizer leaves out steps with a gradient or loss that is not finite and counts them on the
+    device. This looks at the counts every so many batches, so that no step waits for the host; no harm is done meanwhile. With
+    another optimizer it looks at the loss alone, and ends training as soon as that is not finite: the weights are then lost.
+
+    An epoch's logs get ``skipped_steps`` (of the epoch), ``gradient_norm`` (of the last batch) and, where the loss is scaled,
+    ``loss_scale``.
+
+    Args:
+        patience: steps left out in a row that end training.
+        every: batches from one look to the next.
+        data: what is trained on, if it has ``lines(epoch, batch)``, as kt.Batches; kt.Transformer tells it by itself.
+
+    Raises:
+        ValueError: an argument is impossible.
+        NonFiniteError: a ValueError, in ``fit``: so many steps in a row were left out. It names the first of them, the lines of
+        its batch
+            and the first weight with a bad gradient.
+
+    Example:
+
+        model.compile(kt.SkipNonFinite(keras.optimizers.Adam(1e-3)))
+        model.fit(train, callbacks=[kt.callbacks.FiniteGuard(patience=10)])
+    """
+
+    def __init__(self, patience=10, every=50, data=None):
+        super().__init__()
+        for name, value in (("patience", patience), ("every", every)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
+        self.patience = patience
+        self.every = every
+        self.data = data
+
+    def set_data(self, data):
+        """Called by kt.Transformer.fit with what it trains on."""
+        if self.data is None:
+            self.data = data
+
+    def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        self._skips = find_optimizer(optimizer, SkipNonFinite)
+        self._scaling = find_optimizer(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self._skips is not None and self._skips.built:
+            self._skips.in_a_row.assign(0)
+            self._skips.longest.assign(0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._skipped = self._number("skipped")
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._batch = batch
+        if batch and batch % self.every == 0:
+            self._look(batch)
+
+    def on_test_begin(self, logs=None):
+        if hasattr(self, "_batch"):
+            self._look(self._batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look(self._batch + 1, logs)
+        if logs is None:
+            return
+        if self._skips is not None:
+            logs["skipped_steps"] = self._number("skipped") - self._skipped
+            logs["gradient_norm"] = float(ops.convert_to_numpy(self._skips.gradient_norm))
+        if self._scaling is not None and self._scaling.built:
+            logs["loss_scale"] = float(ops.convert_to_numpy(self._scaling.dynamic_scale))
+
+    def _number(self, name):
+        if self._skips is None or not self._skips.built:
+            return 0
+        self.model  # noqa: B018 on JAX this brings what the device has counted into the variables
+        return int(ops.convert_to_numpy(getattr(self._skips, name)))
+
+    def _look(self, batch, logs=None):
+        """``batch`` batches of the epoch are done."""
+        if self._skips is not None and self._number("longest") >= self.patience:
+            raise NonFiniteError(self._told(batch))
+        if self._scaling is not None and self._scaling.built:
+            scale = float(ops.convert_to_numpy(self._scaling.dynamic_scale))
+            if scale < _LEAST_SCALE:
+                raise NonFiniteError(
+                    f"The loss scale has fallen to {scale:.3g}: no gradient is finite, whatever the scale. The weights "
+                    f"are as they were. "
+                    f"{self._bad_batch(batch)}{_ADVICE}"
+                )
+        elif self._skips is None:
+            loss = (self.model.get_metrics_result() if logs is None else logs).get("loss", 0.0)
+            if not np.isfinite(ops.convert_to_numpy(loss)):
+                raise NonFiniteError(
+                    f"The loss is not finite by batch {batch} of epoch {self._epoch + 1}, and the weights are lost. First "
+                    f"bad weight: "
+                    f"{self._first_bad_weight()}. Wrap the optimizer in kt.SkipNonFinite, which leaves out such steps. {_ADVICE}"
+                )
+
+    def _told(self, batch):
+        step, count = self._number("longest_begin"), self._number("longest")
+        first_bad = self._number("first_bad")
+        index = batch - (self._number("batches") - step) - 1
+        weight = self.model.trainable_variables[first_bad].path
+        return (
+            f"The gradients of {count} steps in a row, from step {step} on, are not finite. These steps were left out: "
+            f"the weights are as "
+            f"they were. {self._lines(index)}First weight with a bad gradient: {weight}. {_ADVICE}"
+        )
+
+    def _bad_batch(self, batch):
+        return self._lines(batch - 1)
+
+    def _lines(self, index):
+        if index < 0 or not hasattr(self.data, "lines"):
+            return ""
+        lines = self.data.lines(self._epoch, index)
+        more = f" and {len(lines) - 20} more" if len(lines) > 20 else ""
+        shown = ", ".join(map(str, lines[:20]))
+        return f"The batch of the first, number {index} of epoch {self._epoch + 1}, holds lines {shown}{more}. "
+
+    def _first_bad_weight(self):
+        for weight in self.model.weights:
+            if not np.isfinite(ops.convert_to_numpy(ops.cast(weight, "float32"))).all():
+                return weight.path
+        return "none"
+
+
+_ADVICE = (
+    "Try a smaller learning rate or a longer warmup, clip gradients (global_clipnorm=1.0), look at those lines, or train "
+    "in float32 or "
+    "bfloat16 in place of float16; then go on from the last checkpoint."
+)

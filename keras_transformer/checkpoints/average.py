@@ -1,0 +1,51 @@
+"""The mean of checkpoints."""
+
+import numpy as np
+
+from keras_transformer.artifacts import ArtifactError, open_step
+from keras_transformer.checkpoints.state import first_non_finite
+
+
+def average_checkpoints(model, paths):
+    """Gives a model the mean of the weights of checkpoints, one array at a time: a second model is never in memory.
+
+    Sums are made in float64, so that the mean is exact to float32's rounding. What is no float (seeds) comes from the last path.
+
+    Args:
+        model: a built keras.Model of the checkpoints' architecture; it need not be compiled.
+        paths: of checkpoints, one at least.
+
+    Raises:
+        ArtifactError: a checkpoint is not whole, or belongs to another architecture; the model is then as it was.
+
+    Example:
+
+        from keras_transformer.checkpoints import average_checkpoints, list_checkpoints
+        average_checkpoints(model, list_checkpoints("run/checkpoints")[-5:])
+
+    Reference: Vaswani et al. 2017, section 6.1: the last 5 checkpoints of base models, the last 20 of big ones.
+    """
+    if not paths:
+        raise ValueError("There is no checkpoint to average. Received: an empty list of paths.")
+    files = [open_step(path)[0] for path in paths]
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    names = list(files[-1].shapes)
+    wanted = [tuple(variable.shape) for variable in variables]
+    for file in files:
+        if [file.shapes[name] for name in file.shapes] != wanted or list(file.shapes) != names:
+            raise ArtifactError(file.path, "it belongs to another model", "Average checkpoints of one run.")
+    for name, variable in zip(names, variables, strict=True):
+        variable.assign(_mean(files, name))
+
+
+def _mean(files, name):
+    last = files[-1].read(name)
+    if last.dtype.kind in "iub":
+        return last
+    total = np.zeros(last.shape, "float64")
+    for file in files:
+        array = file.read(name)
+        if first_non_finite({name: array}):
+            raise ArtifactError(file.path, f"{name} holds numbers that are not finite", "Leave it out.")
+        total += array
+    return (total / len(files)).astype(last.dtype)

@@ -1,0 +1,149 @@
+"""What training is made of: a model's variables, its optimizer's, its metrics' and the random generators, as arrays and back.
+
+Everything is told apart by its place, with its path as a second check: a path holds numbers that Keras gives out by the order in
+which layers are made in a process, so these are left out of it.
+"""
+
+import re
+
+import keras
+import numpy as np
+
+from keras_transformer.artifacts import ArtifactError
+from keras_transformer.backend_training import copy_to_host, get_random_state, set_random_state
+
+_NUMBER = re.compile(r"_\d+(?=/|$)")
+
+
+def capture(model):
+    """(weights, training): all that decides how training goes on, copied to the host, as {name: NumPy array} each.
+
+    Args:
+        model: a compiled and built keras.Model.
+
+    Example:
+
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.checkpoints import capture
+    >>> model = kt.Transformer(vocabulary_size=20, d_model=8, num_heads=2, num_layers=1)
+    >>> model.compile()
+    >>> weights, training = capture(model)
+    >>> weights["00000 target_embedding/embeddings"].shape
+    (20, 8)
+    """
+    _build_optimizer(model)
+    weights = _named(model, _weights(model))
+    training = {f"optimizer/{name}": array for name, array in _named(model, model.optimizer.variables).items()}
+    training |= capture_metrics(model)
+    training |= {f"random/{name}": array for name, array in get_random_state().items()}
+    return weights, training
+
+
+def capture_metrics(model):
+    """The part of ``training`` that an epoch begins without: what metrics have counted so far."""
+    return {f"metrics/{name}": array for name, array in _named(model, model.metrics_variables).items()}
+
+
+def restore(model, weights, training):
+    """Brings a compiled model to where ``capture`` found it, all or nothing.
+
+    Args:
+        model: a compiled and built keras.Model.
+        weights: ArrayFile.
+        training: ArrayFile.
+
+    Returns:
+        A function that gives metrics their values back: Keras empties them when an epoch begins.
+
+    Raises:
+        ArtifactError: the arrays are those of another model or optimizer, or not all of them are finite.
+    """
+    _build_optimizer(model)
+    # Shapes are compared before an array is read, and all are read before one is assigned.
+    read = [_read(model, weights, _weights(model), "", "model")]
+    read.append(_read(model, training, model.optimizer.variables, "optimizer/", "optimizer"))
+    random = {name[7:]: training.read(name) for name in training.shapes if name.startswith("random/")}
+    metrics = {name: training.read(name) for name in training.shapes if name.startswith("metrics/")}
+    for variables, arrays in read:
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+    set_random_state(random)
+
+    def restore_metrics():
+        variables = model.metrics_variables
+        if len(variables) == len(metrics):
+            for variable, array in zip(variables, metrics.values(), strict=True):
+                variable.assign(array)
+
+    return restore_metrics
+
+
+def _build_optimizer(model):
+    if not model.optimizer.built:  # LossScaleOptimizer would make its variables once more
+        model.optimizer.build(model.trainable_variables)
+
+
+def first_non_finite(arrays):
+    """The name of the first array with an entry that is NaN or infinite, or None.
+
+    Args:
+        arrays: dict, or any iterable of (name, array).
+    """
+    for name, array in arrays.items() if isinstance(arrays, dict) else arrays:
+        if _is_float(array.dtype) and not np.isfinite(array).all():
+            return name
+    return None
+
+
+def _is_float(dtype):
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
+def _weights(model):
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _named(model, variables):
+    names = [f"{index:05d} {plain_path(model, variable)}" for index, variable in enumerate(variables)]
+    return dict(zip(names, copy_to_host(variables), strict=True))
+
+
+def plain_path(model, variable):
+    """Where a variable is in a model: its path without the model's name and the numbers of a process."""
+    parts = _NUMBER.sub("", variable.path).split("/")
+    return "/".join(parts[1:] if len(parts) > 1 and parts[0] == _NUMBER.sub("", model.name) else parts)
+
+
+def _read(model, file, variables, prefix, what):
+    names = [name for name in file.shapes if name.startswith(prefix)]
+    held = [(file.shapes[name], file.dtypes[name], name[len(prefix) + 6 :]) for name in names]
+    wanted = [(tuple(v.shape), _dtype(v), plain_path(model, v)) for v in variables]
+    advice = "Make the model and compile it as they were when training began, or begin in a new folder."
+    if len(held) != len(wanted):
+        raise ArtifactError(
+            file.path, f"it belongs to another {what}: it holds {len(held)} arrays, yours has {len(wanted)}", advice
+        )
+    for (shape, dtype, path), (own_shape, own_dtype, own_path) in zip(held, wanted, strict=True):
+        if shape != own_shape or not _same_kind(dtype, own_dtype):
+            raise ArtifactError(
+                file.path,
+                f"it belongs to another {what}: {path} is {dtype} {shape}, yours {own_dtype} {own_shape} ({own_path})",
+                advice,
+            )
+    arrays = [file.read(name) for name in names]
+    bad = first_non_finite(zip(names, arrays, strict=True))
+    if bad is not None:
+        raise ArtifactError(
+            file.path, f"{bad[len(prefix) + 6 :]} holds numbers that are not finite", "Take an older one."
+        )
+    return variables, arrays
+
+
+def _dtype(variable):
+    return keras.backend.standardize_dtype(variable.dtype)
+
+
+def _same_kind(one, other):
+    """Whether one type can stand for the other: seeds are uint32 on JAX and int64 elsewhere."""
+    integers = ("int", "uint")
+    return one == other or (one.startswith(integers) and other.startswith(integers))

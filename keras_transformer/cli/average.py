@@ -1,0 +1,27 @@
+"""``keras-transformer average``."""
+
+import click
+
+from keras_transformer.cli.options import backend_option
+
+
+@click.command()
+@click.argument("run")
+@backend_option
+@click.option("--output", required=True, help="Folder of the translator that is written.")
+@click.option(
+    "--last", type=click.IntRange(1), help="The newest so many checkpoints; all that there are if neither is given."
+)
+@click.option("--best", type=click.IntRange(1), help="The best so many by --monitor.")
+@click.option("--monitor", default="val_bleu", help="What the best is judged by, as in curves.csv.")
+def average(run, backend, output, last, best, monitor):
+    """Writes a translator whose weights are the mean of checkpoints of RUN.
+
+    train --keep N and --best N say how many checkpoints there are. Vaswani et al. 2017 (section 6.1) take the last 5 to 20.
+    """
+    from keras_transformer.averaging import average_run
+
+    if last is not None and best is not None:
+        raise click.UsageError("Give --last or --best, not both.")
+    paths = average_run(run, output, last=last, best=best, monitor=monitor)
+    click.echo(f"{output} holds the mean of {', '.join(path.name for path in paths)}.", err=True)

@@ -1,0 +1,28 @@
+"""``keras-transformer check``."""
+
+import sys
+
+import click
+
+from keras_transformer.cli.options import backend_option, load_translator
+
+
+@click.command()
+@click.argument("run")
+@backend_option
+@click.option("--source", help="Text like that it was trained on; the built-in corpus if not given.")
+@click.option("--target", help="Its translations, line by line.")
+def check(run, backend, source, target):
+    """Looks for the classic bugs of a Transformer in the model in RUN; exit code 1 if one is found."""
+    from keras_transformer.testing import check
+    from keras_transformer.text import Batches
+    from keras_transformer.text.demo import demo_corpus
+
+    translator = load_translator(run)
+    if source is None:
+        pairs = demo_corpus(num_train=50, num_valid=0, num_test=0).train
+        source, target = pairs.source, pairs.target
+    batches = Batches(source, target, translator.tokenizer, batch_tokens=512, shuffle=False, num_buckets=1)
+    report = check(translator.model, batch=batches[0])
+    click.echo(str(report))
+    sys.exit(0 if report.ok else 1)

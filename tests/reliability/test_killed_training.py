@@ -1,0 +1,74 @@
+"""Real training killed with signal 9, again and again, and a run that wanders from backend to backend."""
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.deep
+SCRIPT = Path(__file__).with_name("training.py")
+
+
+def start(folder, *arguments, backend=None):
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"KERAS_BACKEND": backend or keras.backend.backend(), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(SCRIPT), str(folder), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def losses(child):
+    output = child.communicate()[0]
+    return {int(step): float(loss) for step, loss in (line.split() for line in output.splitlines())}
+
+
+def weights(folder):
+    with np.load(folder / "weights.npz") as file:
+        return [file[name] for name in file.files]
+
+
+def test_ten_kills(tmp_path, figure):
+    """Five at chosen steps, five at any moment of training and saving."""
+    assert (child := start(tmp_path / "whole")).wait() == 0 and losses(child)
+    generator, kills = random.Random(3), 0
+    for at in (1, 8, 17, 30, 45):
+        child = start(tmp_path / "parts", at)
+        losses(child)
+        kills += child.returncode == -9
+    while kills < 10:
+        child = start(tmp_path / "parts", 59)
+        child.stdout.readline()  # training has begun
+        time.sleep(generator.uniform(0, 0.05))
+        child.kill()
+        losses(child)
+        kills += child.returncode == -9
+    assert start(tmp_path / "parts").wait() == 0
+    same = all(
+        np.array_equal(a, b) for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True)
+    )
+    figure("kill -9 of real training", kills, "all gone on with, weights " + ("equal" if same else "DIFFERENT"))
+    assert same
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch"
+    or any(importlib.util.find_spec(name) is None for name in ("jax", "torch", "tensorflow")),
+    reason="needs all three backends, and runs once",
+)
+def test_from_jax_to_torch_to_tensorflow(tmp_path, figure):
+    whole = losses(start(tmp_path / "whole"))
+    parts = {}
+    for backend, last in (("jax", 20), ("torch", 41), ("tensorflow", None)):
+        child = start(tmp_path / "parts", *([] if last is None else [last]), backend=backend)
+        parts |= losses(child)
+        assert child.returncode == (0 if last is None else -9)
+    assert sorted(parts) == sorted(whole) == list(range(1, 61))
+    worst = max(abs(parts[step] - whole[step]) for step in whole)
+    figure("JAX, killed, PyTorch, killed, TensorFlow", 60, f"loss within {worst:.1e} of never stopped")
+    assert worst < 1e-4

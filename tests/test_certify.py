@@ -1,0 +1,336 @@
+"""The backends agree stage by stage; a drift planted in one is named by its stage; what lacks or is broken is told in a line."""
+
+import copy
+import functools
+import hashlib
+import itertools
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from keras import ops
+from make_anchor import ANCHOR
+
+import keras_transformer as kt
+from keras_transformer.certify import certify, child, table
+from keras_transformer.certify.certificate import certificate, run_backend, run_backends
+from keras_transformer.certify.comparison import BOUNDS, compare
+from keras_transformer.certify.plan import Plan
+from keras_transformer.certify.stages import Subject, stages
+from keras_transformer.cli import main
+from keras_transformer.environment import installed_backends
+from keras_transformer.text.demo import demo_corpus
+
+BACKENDS = installed_backends()
+SLICE = {"steps": 10, "sentences": 16, "pairs": 100, "batch_tokens": 256}
+EVERY_SENTENCE = {"ids": np.array([[[5, 3]], [[6, 3]]]), "scores": np.array([[-1.0], [-2.0]])}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certify") / "small"
+    pairs = demo_corpus(num_train=100, num_valid=0, num_test=0).train
+    tokenizer = kt.Tokenizer.train(pairs.source + pairs.target, vocabulary_size=450)
+    model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, seed=1)
+    kt.Translator(model, tokenizer).save(folder)
+    return Plan(str(folder), **SLICE)
+
+
+# All backends, a process each. As they are the same whatever backend the tests run on, they run once a round.
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def found(plan, work):
+    if len(BACKENDS) < 2:
+        pytest.skip(f"compares backends, and only {BACKENDS} is installed")
+    if keras.backend.backend() != BACKENDS[0]:
+        pytest.skip(f"starts processes of its own for {', '.join(BACKENDS)}; runs once, under {BACKENDS[0]}")
+    results, failures = run_backends(plan, BACKENDS, work)
+    assert not failures
+    return results
+
+
+def test_all_backends_agree_at_every_stage(plan, found):
+    result = certificate(plan, BACKENDS, found)
+    assert result["verdict"] == "agree" and result["first_disagreement"] is None
+    assert [stage["stage"] for stage in result["stages"]] == list(BOUNDS)
+    for stage in result["stages"]:
+        assert stage["differences"].keys() == set(BACKENDS[1:])
+        for difference in stage["differences"].values():
+            assert difference["measured"] <= stage["bound"]
+    assert (
+        len(found[BACKENDS[0]]["gradients"]) == 1 + 12 + 20
+    )  # every weight: the table, an encoder layer, a decoder layer
+    assert found[BACKENDS[0]]["loss curve"]["loss"].shape == (SLICE["steps"],)
+    assert table(result)[-1] == "All agree."
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_drift_planted_in_one_backend_is_named_by_its_stage(plan, found, work, tmp_path, monkeypatch):
+    """A thousandth more sine in the process of the last backend alone: positions, and so the logits."""
+    drifting = BACKENDS[-1]
+    code = (
+        "import os\n"
+        f"if os.environ.get('KERAS_BACKEND') == {drifting!r}:\n"
+        "    import keras\n"
+        "    sin = keras.ops.sin\n"
+        "    keras.ops.sin = lambda x: sin(x) * 1.001\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    plan.write(tmp_path / "plan.json")
+    result = certificate(plan, BACKENDS, found | {drifting: run_backend(drifting, tmp_path)})
+    assert result["verdict"] == "disagree"
+    assert "at the stage 'logits'" in result["first_disagreement"]
+    agrees = {stage["stage"]: stage["agrees"] for stage in result["stages"]}
+    assert agrees["initial weights"] and agrees["batch order"] and not agrees["logits"]
+    assert table(result)[-1] == result["first_disagreement"]
+
+
+# Drifts of other ops, in this process. PyTorch compiles nothing, so they run there.
+
+
+def scaled(function, factor):
+    return lambda *args, **kwargs: function(*args, **kwargs) * factor
+
+
+def _weights(patch):
+    from keras_transformer.initializers import XavierUniform
+
+    patch.setattr(XavierUniform, "__call__", scaled(XavierUniform.__call__, 1 + 1e-6))
+
+
+def _order(patch):
+    philox = np.random.Philox
+    patch.setattr(np.random, "Philox", lambda key: philox(key=key + np.uint64(1)))
+
+
+def _loss(patch):
+    from keras_transformer import losses
+
+    sums = losses._weighted_sums
+
+    def drifted(*args):
+        statistics = sums(*args)
+        return statistics._replace(loss=statistics.loss * 1.001)
+
+    patch.setattr(losses, "_weighted_sums", drifted)
+
+
+def _gradients(patch):
+    from keras_transformer import losses
+
+    patch.setattr(losses, "_target_sums", scaled(losses._target_sums, 1.001))
+
+
+def _clipping(patch):
+    patch.setattr("keras_transformer.certify.stages.CLIPNORM", 0.01001)
+
+
+def _evaluate(patch):
+    patch.setattr(kt.Perplexity, "result", scaled(kt.Perplexity.result, 1.001))
+
+
+def _greedy(patch):
+    patch.setattr(kt.decoding.GreedySearch, "_penalty", scaled(kt.decoding.GreedySearch._penalty, 1.001))
+
+
+def _beam(patch):
+    patch.setattr(kt.decoding.BeamSearch, "_penalty", scaled(kt.decoding.BeamSearch._penalty, 1.001))
+
+
+def _adam(patch):
+    adam = keras.optimizers.Adam
+    patch.setattr(keras.optimizers, "Adam", lambda *args, **kwargs: adam(*args, **kwargs | {"beta_2": 0.97}))
+
+
+PLANTED = {
+    "initial weights": _weights,
+    "batch order": _order,
+    "loss": _loss,
+    "gradients": _gradients,
+    "clipped update": _clipping,
+    "evaluate": _evaluate,
+    "greedy search": _greedy,
+    "beam search": _beam,
+    "loss curve": _adam,
+}
+
+
+def computed(plan, last):
+    """{stage: parts} of this process, up to the stage ``last``."""
+    results = {}
+    for stage, parts in stages(Subject(plan)).items():
+        results[stage] = parts()
+        if stage == last:
+            break
+    return results
+
+
+@pytest.fixture(scope="module")
+def here(plan):
+    """A function from a stage to its parts as this process computes them."""
+    if keras.backend.backend() != "torch":
+        pytest.skip("runs where nothing is compiled")
+    parts = stages(Subject(plan))
+    return functools.cache(lambda stage: parts[stage]())
+
+
+SLOW = {"evaluate", "greedy search", "beam search", "loss curve"}
+
+
+@pytest.mark.parametrize("stage", [pytest.param(x, marks=pytest.mark.deep) if x in SLOW else x for x in PLANTED])
+def test_every_stage_names_its_own_drift(plan, here, stage, monkeypatch):
+    before = {name: here(name) for name in itertools.takewhile(lambda name: name != stage, BOUNDS)} | {
+        stage: here(stage)
+    }
+    PLANTED[stage](monkeypatch)
+    drifted = computed(plan, last=stage)
+    disagreements = [name for name in drifted if not compare(name, before[name], drifted[name]).agrees]
+    assert disagreements[:1] == [stage]
+
+
+def test_a_process_gives_twice_the_same(plan, here):
+    for stage, parts in computed(plan, last="clipped update").items():
+        assert compare(stage, here(stage), parts).measured == 0, stage
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow gives sparse gradients")
+def test_the_plain_embedding_layer_goes_astray_on_tensorflow(plan, monkeypatch):
+    """keras.layers.Embedding takes rows by ops.take: duplicate rows of its gradient are not summed before clipping and Adam."""
+    names = ("untied: gradients", "untied: clipped update", "untied: loss curve")
+    kept = {name: stages(Subject(plan))[name]() for name in names}
+    monkeypatch.setattr("keras_transformer.layers.embedding.gather_rows", lambda rows, ids: ops.take(rows, ids, axis=0))
+    subject = stages(Subject(plan))
+    plain = {name: subject[name]() for name in names}
+    assert compare(names[0], kept[names[0]], plain[names[0]]).agrees  # duplicates that are summed are the same gradient
+    assert not compare(names[1], kept[names[1]], plain[names[1]]).agrees
+    curves = compare(names[2], kept[names[2]], plain[names[2]])
+    assert not curves.agrees and curves.measured > 3e-4
+
+
+# Everything but the computing
+
+
+def synthetic(**changes):
+    """What two backends might have found: one stage of each kind."""
+    first = {
+        "initial weights": {"table": np.zeros(32, "uint8")},
+        "logits": {"logits": np.array([[1.0, -2.0]])},
+        "greedy search": EVERY_SENTENCE,
+        "loss curve": {"loss": np.array([3.0, 2.0])},
+    }
+    return {"tensorflow": first, "jax": copy.deepcopy(first) | changes}
+
+
+def test_a_backend_that_is_not_installed_is_no_failure(plan, monkeypatch):
+    monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["jax"])
+    result = certificate(plan, ["tensorflow", "jax"], synthetic())
+    assert result["verdict"] == "agree"
+    assert result["versions"]["torch"] == "not installed"
+    assert "PyTorch is not installed: not compared." in table(result)
+
+
+def test_one_backend_alone_cannot_be_certified(plan, monkeypatch):
+    monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["jax"])
+    with pytest.raises(ValueError, match=r"needs two of TensorFlow, JAX and PyTorch\. Here there is jax\."):
+        certify(plan.translator)
+    with pytest.raises(ValueError, match=r"'torch' is not installed here"):
+        certify(plan.translator, backends=["jax", "torch"])
+
+
+def test_what_fails_in_one_backend_is_named(plan):
+    results = synthetic()
+    failure = {"stage": "gradients", "message": "out of memory"}
+    result = certificate(plan, ["tensorflow", "jax"], {"tensorflow": results["tensorflow"]}, {"jax": failure})
+    assert result["first_disagreement"] == "JAX failed at the stage 'gradients': out of memory"
+    assert result["stages"] == []
+
+
+def test_a_corrupt_checkpoint_gives_one_error(plan, tmp_path, monkeypatch):
+    """The child says what is wrong; with all of them saying so, the parent says it once."""
+    kt.Translator.load(plan.translator).save(tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-2000])
+    work = tmp_path / "work"
+    work.mkdir()
+    broken = Plan(str(tmp_path / "broken"), **SLICE)
+    broken.write(work / "plan.json")
+    child.main(work)
+    failure = json.loads((work / f"{keras.backend.backend()}.json").read_text())
+    assert failure["stage"] == "checkpoint" and "model.weights.h5" in failure["message"]
+    monkeypatch.setattr("keras_transformer.certify.certificate.run_backend", lambda *_: failure)
+    monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["tensorflow", "jax"])
+    result = CliRunner().invoke(
+        main, ["certify", str(tmp_path / "broken"), "--output", str(tmp_path / "certificate.json")]
+    )
+    assert result.exit_code == 1
+    assert result.output == f"Error: {failure['message']}\n"
+    assert not (tmp_path / "certificate.json").exists()
+
+
+@pytest.mark.parametrize("verdict", ["agree", "disagree"])
+def test_the_command_writes_a_certificate_and_says_the_verdict(plan, tmp_path, monkeypatch, verdict):
+    changes = {} if verdict == "agree" else {"logits": {"logits": np.array([[1.0, -2.1]])}}
+    monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["tensorflow", "jax"])
+    monkeypatch.setattr("keras_transformer.certify.certificate.run_backends", lambda *_: (synthetic(**changes), {}))
+    file = tmp_path / "certificate.json"
+    result = CliRunner().invoke(main, ["certify", plan.translator, "--output", str(file)])
+    assert result.exit_code == (verdict == "disagree"), result.output
+    written = json.loads(file.read_text())
+    assert written["verdict"] == verdict and written["checkpoint"]["name"] == "small"
+    logits = "JAX and TensorFlow disagree at the stage 'logits': 0.05 of the largest entry, allowed 1e-05 (logits)"
+    assert result.stdout.splitlines()[-1] == ("All agree." if verdict == "agree" else logits)
+    assert CliRunner().invoke(main, ["certify"]).exit_code == 2
+    assert CliRunner().invoke(main, ["certify", plan.translator, "--preset", "tiny"]).exit_code == 2
+
+
+def test_searches_may_differ_where_scores_are_closer_than_the_bound():
+    other = {"ids": np.array([[[5, 3]], [[7, 3]]]), "scores": np.array([[-1.0], [-2.000004]])}
+    tied = compare("beam search", EVERY_SENTENCE, other)
+    assert tied.agrees and tied.ties == ({"sentence": 1, "rank": 0, "scores_apart": pytest.approx(4e-6)},)
+    apart = compare("beam search", EVERY_SENTENCE, other | {"scores": np.array([[-1.0], [-2.00002]])})
+    assert not apart.agrees and apart.where == "sentence 1, rank 0: other ids"
+    drifted = compare("beam search", EVERY_SENTENCE, EVERY_SENTENCE | {"scores": np.array([[-1.0001], [-2.0]])})
+    assert not drifted.agrees and drifted.where == "sentence 0, rank 0: score"
+    nothing = compare("beam search", EVERY_SENTENCE, EVERY_SENTENCE | {"scores": np.array([[-1.0], [-1e9]])})
+    assert not nothing.agrees
+
+
+@pytest.mark.parametrize("other", [{"loss": np.array([np.nan, 2.0])}, {"loss": np.zeros(3)}, {"other": np.zeros(2)}])
+def test_what_cannot_be_compared_does_not_agree(plan, other):
+    assert not compare("loss curve", {"loss": np.array([3.0, 2.0])}, other).agrees
+    result = certificate(plan, ["tensorflow", "jax"], synthetic(**{"loss curve": other}))
+    json.dumps(result, allow_nan=False)
+    assert any("not comparable" in line for line in table(result))
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_has_no_scale_of_its_own():
+    first = {"kernel": np.array([1.0, -0.5]), "key bias": np.array([1e-9])}
+    assert compare("gradients", first, first | {"key bias": np.array([-1e-9])}).agrees
+    assert not compare("gradients", first, first | {"key bias": np.array([2e-5])}).agrees
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"steps": 0}, "steps must be"), ({"source": "a"}, "both sides")])
+def test_impossible_plans(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Plan("folder", **arguments)
+
+
+def test_the_anchor_has_a_certificate():
+    """It is of the very files that lie beside it."""
+    written = json.loads((ANCHOR / "certificate.json").read_text(encoding="utf-8"))
+    assert written["verdict"] == "agree"
+    assert [stage["stage"] for stage in written["stages"]] == list(BOUNDS)
+    assert all(stage["bound"] == BOUNDS[stage["stage"]].limit for stage in written["stages"])
+    assert written["plan"]["steps"] == 50 and written["plan"]["sentences"] == 200
+    for name, digest in written["checkpoint"]["sha256"].items():
+        assert hashlib.sha256((ANCHOR / name).read_bytes()).hexdigest() == digest

@@ -1,0 +1,105 @@
+"""Beam search against exhaustive search, over tables of logits with and without ties, and length penalties."""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+from hypothesis import strategies as st
+from keras import ops
+from properties import forall
+
+from keras_transformer.decoding import BeamSearch
+
+PAD, BOS, EOS, V, LENGTH = 0, 2, 3, 6, 3
+ROWS = 11
+SOURCE = np.array([[5, 4, 3, 0], [4, 3, 0, 0], [5, 5, 5, 3]], "int32")
+# Ended by eos after 1, 2 or 3 tokens, or cut off: 1 + 3 + 9 + 27.
+ALL = 40
+
+
+class TableModel:
+    """Stands in for a Transformer: logits are a row of a table, chosen by source and tokens so far.
+
+    The table is a variable, so that what was compiled for one serves for all.
+    """
+
+    pad_id, bos_id, eos_id, vocabulary_size = PAD, BOS, EOS, V
+
+    def __init__(self):
+        self.table = keras.Variable(np.zeros((ROWS, V), "float32"))
+        self.variables = (self.table,)
+
+    def encode(self, source, source_mask):
+        return ops.sum(source, axis=1, keepdims=True)
+
+    def init_cache(self, encoder_output, beam_size, max_length):
+        return [{"self": {"history": ops.repeat(encoder_output, beam_size, axis=0)}, "encoder": {}}]
+
+    def decode_step(self, tokens, cache, step, source_mask):
+        history = next_history(cache[0]["self"]["history"], tokens[:, None])
+        logits = ops.take(ops.convert_to_tensor(self.table), history[:, 0] % ROWS, axis=0)
+        return logits, [{"self": {"history": history}, "encoder": {}}]
+
+
+def next_history(history, token):
+    return (history * 31 + token * 7 + 1) % 9973
+
+
+@functools.cache
+def search_of(width, length_penalty):
+    return BeamSearch(TableModel(), width, length_penalty, max_length=LENGTH)
+
+
+def every_translation(table, source, length_penalty):
+    """{tokens: score} of all translations of up to LENGTH tokens, in float64."""
+    table = table.astype("float64")
+    shifted = table - table.max(-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    words = [token for token in range(V) if token not in (PAD, BOS, EOS)]
+    scores = {}
+    for length in range(1, LENGTH + 1):
+        for prefix in itertools.product(words, repeat=length - 1):
+            for last in [EOS] if length < LENGTH else [EOS, *words]:
+                tokens, history, score = (*prefix, last), int(source.sum()), 0.0
+                for before, token in zip((BOS, *tokens), tokens, strict=False):
+                    history = next_history(history, before)
+                    score += logs[history % ROWS, token]
+                scores[tokens] = score / ((5 + length) / 6) ** length_penalty
+    return scores
+
+
+def drawn_table(seed, tied):
+    """Random logits; or integers that are their own log-probabilities, so that sums are exact and many are equal."""
+    generator = np.random.default_rng(seed)
+    if not tied:
+        return generator.normal(size=(ROWS, V)).astype("float32") * 3
+    return generator.permuted(np.tile([0.0, -20, -20, -21, -21, -22], (ROWS, 1)), axis=1).astype("float32")
+
+
+@forall(
+    few=10, many=300, seed=st.integers(0, 2**32 - 1), tied=st.booleans(), length_penalty=st.sampled_from([0.0, 1.0])
+)
+def test_a_wide_beam_is_exhaustive(seed, tied, length_penalty):
+    search, table = search_of(ALL, length_penalty), drawn_table(seed, tied)
+    search.model.table.assign(table)
+    for source, ids, scores in zip(SOURCE, *search(SOURCE), strict=True):
+        expected = every_translation(table, source, length_penalty)
+        assert len(expected) == ALL
+        found = [tuple(row[row != PAD].tolist()) for row in ids]
+        assert set(found) == set(expected)
+        np.testing.assert_allclose(scores, [expected[tokens] for tokens in found], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(scores, sorted(expected.values(), reverse=True), rtol=1e-5, atol=1e-5)
+
+
+@forall(few=10, many=300, seed=st.integers(0, 2**32 - 1), tied=st.booleans())
+def test_a_narrow_beam_finds_translations_with_their_true_scores(seed, tied):
+    """Different ones, the best first; and none that search was to forbid."""
+    search, table = search_of(2, 1.0), drawn_table(seed, tied)
+    search.model.table.assign(table)
+    for source, ids, scores in zip(SOURCE, *search(SOURCE), strict=True):
+        expected = every_translation(table, source, 1.0)
+        found = [tuple(row[row != PAD].tolist()) for row in ids]
+        assert len(set(found)) == 2
+        assert scores[0] >= scores[1]
+        np.testing.assert_allclose(scores, [expected[tokens] for tokens in found], rtol=1e-5, atol=1e-5)
