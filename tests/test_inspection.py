@@ -1,5 +1,8 @@
 """What ``inspect`` and ``prepare`` print is what is there."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -105,3 +108,17 @@ def test_wrong_options_are_told_in_one_line(files):
     arguments = ["inspect", "--source", str(files / "a.en"), "--target", str(files / "a.de"), "--columns", "one"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1 and "--columns names source and target, separated by a comma" in result.output
+
+
+@once
+def test_prepare_loads_neither_keras_nor_a_backend(files):
+    """So that it starts in a moment and holds little memory."""
+    pytest.importorskip("pyarrow")
+    code = (
+        "import sys; sys.argv = ['keras-transformer', 'prepare', '--source', 'a.en', '--target', 'a.de', '--output', 'q',\n"
+        "    '--vocabulary-size', '300', '--workers', '0']\n"
+        "from keras_transformer.cli import main; main(standalone_mode=False)\n"
+        "print(sorted({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)))\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=files, capture_output=True, text=True, check=True)
+    assert child.stdout.splitlines()[-1] == "[]"

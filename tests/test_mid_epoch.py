@@ -152,5 +152,6 @@ def test_evaluate_in_between_changes_nothing(model):
     batches = make_batches()
     batches.restore({"epoch": 2, "position": 3})
     state, rest = batches.state(), len(batches)
-    model.evaluate(batches, verbose=0)
+    found = model.evaluate(batches, verbose=0)
     assert (batches.state(), len(batches)) == (state, rest)
+    assert found == pytest.approx(model.evaluate(make_batches(), verbose=0), rel=1e-5)  # the whole epoch, not its rest

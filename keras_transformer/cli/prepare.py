@@ -1,20 +1,18 @@
-"""``keras-transformer prepare``."""
+"""``keras-transformer prepare``. It needs no backend, nor Keras."""
 
 import click
 
 from keras_transformer.cli.corpus_options import corpus_options, open_corpus, open_tokenizer
-from keras_transformer.cli.options import backend_option
 
 
 @click.command()
-@backend_option
 @corpus_options
 @click.option(
     "--output", required=True, help="Folder for the shards; the same command goes on with what was broken off."
 )
 @click.option("--shard-pairs", type=click.IntRange(1), default=100_000, help="Pairs of text a shard.")
 @click.option("--workers", type=click.IntRange(0), default=2, help="Processes.")
-def prepare(backend, tokenizer, vocabulary_size, max_length, output, shard_pairs, workers, **corpus):
+def prepare(tokenizer, vocabulary_size, max_length, output, shard_pairs, workers, **corpus):
     """Cuts a text into pieces once, into shards from which training reads: kt.Batches(OUTPUT)."""
     from pathlib import Path
 

@@ -15,7 +15,6 @@ inspection.py what a corpus is like, before anything is trained
 demo.py       the built-in English-German corpus, generated
 """
 
-from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import Corpus, PairStream, read_lines, read_pairs
 from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline, write_demo_corpus
 from keras_transformer.text.filters import Filters, PairCounts
@@ -48,3 +47,12 @@ __all__ = [
     "dictionary_baseline",
     "write_demo_corpus",
 ]
+
+
+def __getattr__(name):
+    """Batches when it is first asked for: it alone needs Keras, which preparing text does without."""
+    if name == "Batches":
+        from keras_transformer.text.batches import Batches
+
+        return Batches
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

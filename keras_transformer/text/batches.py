@@ -286,8 +286,9 @@ class Batches(keras.utils.PyDataset):
 
     @contextlib.contextmanager
     def aside(self):
-        """Within, it can be read through by the way; it then goes on where it was."""
+        """Within, a whole epoch can be read through by the way; it then goes on where it was."""
         kept = dict(vars(self))
+        self.set_epoch(self.epoch)
         yield
         vars(self).update(kept)
 
