@@ -581,7 +581,7 @@ def test_a_workers_end_ends_fit_and_the_state_goes_on(pairs, tokenizer, end, mon
     started = []
 
     def faulty(layout, number):
-        started.append(module_workers(worker_jobs.Lines(layout, end), number, timeout=2))
+        started.append(module_workers(worker_jobs.Lines(layout, end), number, timeout=5 if end == "hang" else 60))
         return started[-1]
 
     module_workers = module.Workers

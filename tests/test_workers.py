@@ -61,12 +61,12 @@ def test_a_worker_needs_no_backend_and_may_print():
     ],
 )
 def test_every_end_of_a_worker_is_an_error_at_once(end, told):
-    workers = Workers(worker_jobs.After(2, end), 2, timeout=2)
+    workers = Workers(worker_jobs.After(2, end), 2)
     for request in range(6):
         workers.ask(request)
-    assert [workers.next() for _ in range(4)] == [0, 1, 2, 3]
+    assert [workers.next(timeout=60) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(WorkerError) as error:
-        workers.next()
+        workers.next(timeout=2 if end == "hang" else 60)
     assert told in str(error.value) and f"process {workers.pids[0]}" in str(error.value)
     assert gone(workers.pids)
 
