@@ -289,8 +289,10 @@ class Batches(keras.utils.PyDataset):
         """Within, a whole epoch can be read through by the way; it then goes on where it was."""
         kept = dict(vars(self))
         self.set_epoch(self.epoch)
-        yield
-        vars(self).update(kept)
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
 
     def _begin(self, epoch):
         self._plan = self._deal(epoch)
@@ -319,7 +321,7 @@ class Batches(keras.utils.PyDataset):
         return [self._line_of(pair) for pair in pairs[pairs >= 0].tolist()]
 
     def __len__(self):
-        return len(self._plan) - self._start
+        return len(self._plan) - (0 if self._is_served else self._start)
 
     def __getitem__(self, index):
         # Here and not in on_epoch_end: TensorFlow reads ahead, into the next epoch before Keras has ended this one.
@@ -327,7 +329,7 @@ class Batches(keras.utils.PyDataset):
             trained = self._trained
             self._begin(self._epoch + 1)
             self._trained = trained
-        place = self._start + range(len(self))[index]
+        place = range(self._start, len(self._plan))[index]
         batch = self._make(place)
         self._asked = place + 1
         if self._is_watched and self._asked == len(self._plan):
