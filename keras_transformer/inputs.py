@@ -64,6 +64,16 @@ class IdCheck:
             check_ids(ids, self.vocabulary_size, name)
             if np.ndim(ids) != 2:
                 raise ValueError(f"{name} must have two axes, rows and positions. Received: shape {np.shape(ids)}.")
+            if 0 in np.shape(ids):
+                raise ValueError(
+                    f"{name} holds nothing: the data are empty. Received: shape {np.shape(ids)}. Expected: at least one row "
+                    "and one position."
+                )
+        if len(arrays["source"]) != len(arrays["target"]):
+            raise ValueError(
+                "source and target must have a row for each other. "
+                f"Received: source {np.shape(arrays['source'])}, target {np.shape(arrays['target'])}."
+            )
         if y is not None and np.shape(arrays["labels"]) != np.shape(arrays["target"]):
             raise ValueError(
                 "target and labels must have the same shape: labels are the target one position ahead. "
@@ -174,11 +184,15 @@ def _is_torch_loader(x) -> bool:
 def _check_weights(sample_weight, y):
     if sample_weight is None:
         return
-    found, labels = np.shape(_as_array(sample_weight)), np.shape(_as_array(y))
-    if found not in (labels[:1], (*labels[:1], 1), labels):
+    weights, labels = np.asarray(_as_array(sample_weight)), np.shape(_as_array(y))
+    if weights.shape not in (labels[:1], (*labels[:1], 1), labels):
         raise ValueError(
-            f"sample_weight does not fit labels {labels}. Received: shape {found}. Expected: {labels[:1]} or "
+            f"sample_weight does not fit labels {labels}. Received: shape {weights.shape}. Expected: {labels[:1]} or "
             f"{(*labels[:1], 1)}, a weight a sentence, or {labels}, a weight a token."
+        )
+    if not (np.isfinite(weights).all() and weights.min() >= 0):
+        raise ValueError(
+            f"sample_weight must hold finite weights from 0. Received: weights from {weights.min()} to {weights.max()}."
         )
 
 

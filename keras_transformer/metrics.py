@@ -94,3 +94,11 @@ class TokenLoss(TokenMetric):
     """Mean smoothed loss of a real token, as Transformer reports it under the name "loss"."""
 
     _statistic = "loss"
+
+    def update_state(self, values, sample_weight=None) -> None:
+        """Counts losses that are known, as keras.metrics.Mean does: for a ``train_step`` of one's own."""
+        values = ops.convert_to_tensor(values, dtype="float32")
+        weights = ops.ones_like(values) if sample_weight is None else ops.cast(sample_weight, "float32")
+        weights = ops.broadcast_to(weights, ops.shape(values))
+        self.total.assign_add(ops.sum(values * weights))
+        self.tokens.assign_add(ops.sum(weights))

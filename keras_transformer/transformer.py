@@ -410,9 +410,11 @@ class Transformer(keras.Model):
         )
 
     def _counts_tokens(self, loss, metrics):
-        """Whether loss and metrics do no more than the sums over tokens tell. A subclass may do anything."""
+        """Whether loss and metrics do no more than the sums over tokens tell. A subclass may do anything, also this model's."""
         return (
-            type(loss) is SmoothedCrossentropy
+            type(self).call is Transformer.call
+            and type(self).logits is Transformer.logits
+            and type(loss) is SmoothedCrossentropy
             and isinstance(metrics or [], (list, tuple))
             and all(type(metric) in (TokenAccuracy, Perplexity) for metric in metrics or [])
             and all(x.pad_id == self.pad_id for x in (loss, *(metrics or [])))
@@ -420,9 +422,11 @@ class Transformer(keras.Model):
 
     @property
     def metrics(self) -> list:
-        """Keras's, and those counted by tokens. Of two metrics of one name the later is reported: our loss, not the
-        one that Keras's own tracker weighs by rows."""
-        return super().metrics + self._scoring.metrics
+        """Keras's; where tokens are counted, our loss in place of the one that Keras's own tracker weighs by rows."""
+        if not self._scoring.metrics:
+            return super().metrics
+        loss, *others = self._scoring.metrics
+        return [loss, *(metric for metric in super().metrics if metric.name != loss.name), *others]
 
     def export(self, filepath: str | Path, *args, input_signature: list | None = None, **kwargs):
         """keras.Model.export of ``call``: ids in, logits out. Translator.export writes a model that translates."""

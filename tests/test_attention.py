@@ -135,3 +135,23 @@ def test_masks_of_two_and_three_axes_as_in_keras(length):
 def test_masks_of_one_axis_are_refused():
     with pytest.raises(ValueError, match=r"Received: shape \(4,\).*mask\[:, None, None, :\]"):
         SelfAttention(8, 2)(X, attention_mask=np.ones(4, bool))
+
+
+def test_masks_that_are_added_to_scores_are_refused():
+    added = np.where(np.tril(np.ones((4, 4))) > 0, 0.0, -1e9).astype("float32")
+    with pytest.raises(ValueError, match="Received: dtype float32.*mask == 0"):
+        SelfAttention(8, 2)(X, attention_mask=added)
+
+
+def test_causal_in_a_functional_model_of_open_length():
+    layer = SelfAttention(8, 2, seed=0)
+    x = keras.Input((None, 8))
+    model = keras.Model(x, layer(x, use_causal_mask=True))
+    np.testing.assert_allclose(as_numpy(model(X)), as_numpy(layer(X, attention_mask=causal_mask(4))), atol=1e-6)
+    padding = padding_mask(np.array([[5, 6, 7, 0], [5, 0, 0, 0]]))
+    both = np.asarray(padding) & np.asarray(causal_mask(4))
+    np.testing.assert_allclose(
+        as_numpy(layer(X, attention_mask=padding, use_causal_mask=True)),
+        as_numpy(layer(X, attention_mask=both)),
+        atol=1e-6,
+    )

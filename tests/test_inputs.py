@@ -242,3 +242,22 @@ def test_epoch_hooks_reach_the_dataset():
     MODEL.fit(Listening(*broken(None, 0)), epochs=2, verbose=0)
     assert seen.count("begin") >= 2
     assert seen.count("end") >= 2
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_empty_data_are_refused(call):
+    x, y = broken(None, 0)
+    with pytest.raises(ValueError, match=r"the data are empty. Received: shape \(0, 5\)"):
+        getattr(MODEL, call)({name: ids[:0] for name, ids in x.items()}, y[:0])
+
+
+def test_rows_without_a_partner_are_refused():
+    x, _ = broken(None, 0)
+    with pytest.raises(ValueError, match=r"a row for each other. Received: source \(7, 5\), target \(8, 6\)"):
+        MODEL.predict({"source": x["source"][:7], "target": x["target"]}, verbose=0)
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_impossible_sample_weights_are_refused(weight):
+    with pytest.raises(ValueError, match="sample_weight must hold finite weights from 0"):
+        MODEL.evaluate(*broken(None, 0), sample_weight=np.full((8,), weight), verbose=0)

@@ -735,3 +735,59 @@ def test_the_first_step_is_traced_once():
     model.compile()
     model.train_on_batch(INPUTS, LABELS)
     assert len(traced) == 1
+
+
+def test_the_loss_is_one_metric():
+    model = make_model()
+    model.compile()
+    assert model.metrics_names == ["loss", "token_accuracy", "perplexity"]
+    loss, accuracy, perplexity = model.evaluate(INPUTS, LABELS, verbose=0)
+    logs = model.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)
+    assert [loss, accuracy, perplexity] == pytest.approx([logs[name] for name in model.metrics_names])
+    assert len(model.train_on_batch(INPUTS, LABELS)) == 3
+
+
+class Doubled(kt.Transformer):
+    def logits(self, hidden):
+        return 2 * super().logits(hidden)
+
+
+class Squashed(kt.Transformer):
+    def call(self, inputs, training=None):
+        return 3 * ops.tanh(super().call(inputs, training=training))
+
+
+@pytest.mark.parametrize("kind", [Doubled, Squashed])
+def test_a_subclass_with_other_logits_is_scored_by_them(kind):
+    model = kind(V, **SIZES)
+    model.compile()
+    logs = model.evaluate(INPUTS, LABELS, batch_size=7, verbose=0, return_dict=True)
+    expected = expected_logs(model.predict(INPUTS, verbose=0), LABELS, 0.1)
+    assert logs == pytest.approx({name: expected[name] for name in logs}, rel=1e-4)
+
+
+def test_a_train_step_of_ones_own_as_in_keras_guide():
+    if keras.backend.backend() != "torch":
+        pytest.skip("the guide has a step for each backend; PyTorch's is the shortest")
+
+    class Own(kt.Transformer):
+        def train_step(self, data):
+            x, y = data
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(y=y, y_pred=y_pred)
+            self.zero_grad()
+            loss.backward()
+            self.optimizer.apply([v.value.grad for v in self.trainable_weights], self.trainable_weights)
+            for metric in self.metrics:
+                if metric.name == "loss":
+                    metric.update_state(loss)
+                else:
+                    metric.update_state(y, y_pred)
+            return {metric.name: metric.result() for metric in self.metrics}
+
+    own, plain = (kind(V, **SIZES, dropout=0.0) for kind in (Own, kt.Transformer))
+    logs = []
+    for model in (own, plain):
+        model.compile(keras.optimizers.SGD(0.1))
+        logs.append(model.train_on_batch(INPUTS, LABELS, return_dict=True))
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)

@@ -16,7 +16,7 @@ from keras import ops
 from keras_transformer.backend import fused_attention, small_product, write_slice, written_part
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
-from keras_transformer.layers.masking import with_head_axis
+from keras_transformer.layers.masking import causal_mask, combine_masks, with_head_axis
 from keras_transformer.layers.projection import Projection
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 from keras_transformer.layers.widths import check_width
@@ -131,6 +131,7 @@ class SelfAttention(_MultiHeadAttention):
     Call arguments:
         x: (B, T, D).
         attention_mask: boolean (T, T), (B, T, T) or broadcastable to (B, H, T, T), True = may attend; None attends everywhere.
+        use_causal_mask: whether each position attends to itself and earlier ones alone, as in keras.layers.MultiHeadAttention.
 
     Returns:
         (B, T, D).
@@ -156,9 +157,12 @@ class SelfAttention(_MultiHeadAttention):
         self.query_key_value.build(x_shape)
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
-    def call(self, x, attention_mask=None, training: bool | None = None):
+    def call(self, x, attention_mask=None, use_causal_mask: bool = False, training: bool | None = None):
         query, key, value = self._split(self.query_key_value(x), 3)
-        return self._attend(query, key, value, with_head_axis(attention_mask), training)
+        mask = with_head_axis(attention_mask)
+        if use_causal_mask:
+            mask = combine_masks(causal_mask(ops.shape(x)[1]), mask)
+        return self._attend(query, key, value, mask, training)
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape

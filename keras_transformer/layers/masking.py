@@ -5,6 +5,7 @@ PyTorch lectures, where True means "forbidden". Masks are always passed by hand:
 residual additions (Vaswani et al. 2017, section 3.2.3, has the reason for both masks).
 """
 
+import keras
 from keras import ops
 
 
@@ -128,7 +129,7 @@ def with_head_axis(mask):
         A boolean tensor broadcastable to (B, H, T, S), or None.
 
     Raises:
-        ValueError: the mask has one axis, or more than four.
+        ValueError: the mask has one axis, or more than four; or it is of floats, as masks are that are added to the scores.
 
     Example:
 
@@ -141,6 +142,11 @@ def with_head_axis(mask):
         return None
     mask = ops.convert_to_tensor(mask)
     axes = len(mask.shape)
+    if keras.backend.is_float_dtype(keras.backend.standardize_dtype(mask.dtype)):
+        raise ValueError(
+            f"An attention mask is boolean, True = may attend. Received: dtype {keras.backend.standardize_dtype(mask.dtype)}. "
+            "Give mask > 0 for one of ones and zeros, mask == 0 for one that is added to the scores (0 and -1e9)."
+        )
     if axes not in (2, 3, 4):
         raise ValueError(
             f"An attention mask is (T, S), (B, T, S) or broadcastable to (B, H, T, S). Received: shape {tuple(mask.shape)}. "

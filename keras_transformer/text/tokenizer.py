@@ -391,4 +391,6 @@ def _training_advice(message, vocabulary_size):
             f"vocabulary_size={vocabulary_size} is too small: special ids, 256 bytes and the corpus's characters alone "
             f"need {needed.group(1)}. Raise vocabulary_size, or lower character_coverage."
         )
+    if "insert_id" in message:
+        return f"vocabulary_size={vocabulary_size} is too small: special ids and 256 bytes alone need 260. Raise vocabulary_size."
     return f"SentencePiece could not learn a vocabulary of {vocabulary_size} pieces: {message}"
