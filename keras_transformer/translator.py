@@ -15,7 +15,7 @@ from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.decoding.speculative import SpeculativeSearch
 from keras_transformer.export.saved_model import export_saved_model
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
-from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
 from keras_transformer.transformer import Transformer  # noqa: F401 so that its name is known when a folder is loaded
 
 FORMAT_FILE = "translator.json"
@@ -29,7 +29,7 @@ class Translator:
 
     Args:
         model: a Transformer.
-        tokenizer: the Tokenizer its ids come from.
+        tokenizer: the Tokenizer its ids come from, or another that text.as_tokenizer takes.
 
     Raises:
         ValueError: the two have different vocabularies or special ids.
@@ -45,6 +45,7 @@ class Translator:
     """
 
     def __init__(self, model, tokenizer):
+        tokenizer = as_tokenizer(tokenizer)
         if model.vocabulary_size != tokenizer.vocabulary_size:
             raise ValueError(
                 f"Model and tokenizer do not belong together: the model has {model.vocabulary_size} ids, the tokenizer "
@@ -282,7 +283,7 @@ class Translator:
             )
         if version != _WITHOUT_MANIFEST:
             check_manifest(folder, _KIND)
-        return cls(load_model(folder), Tokenizer.load(folder / TOKENIZER_FILE))
+        return cls(load_model(folder), load_tokenizer(folder / TOKENIZER_FILE))
 
     def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None, **kwargs):
         """Writes a SavedModel whose serving signature decodes; see export.export_saved_model, which takes ``kwargs``."""

@@ -136,7 +136,11 @@ def test_translate_goes_on_and_in_shards(run, tmp_path):
 def test_what_is_cut_off_or_split_is_counted(run):
     arguments = ["translate", str(run), "--beam-size", "1", "--max-length", "1"]
     result = CliRunner().invoke(main, arguments, input="a dog runs\n\nthe cat sleeps\n")
-    assert "3 lines" in result.stderr and "2 translations cut off at the limit of tokens" in result.stderr
+    translator = kt.Translator.load(run / "translator")
+    search = kt.decoding.GreedySearch(translator.model, max_length=1)
+    cut_off = sum(not found[0].ended for found in translator.hypotheses(["a dog runs", "the cat sleeps"], search))
+    assert cut_off and "3 lines" in result.stderr
+    assert f"1 blank; {cut_off} translations cut off at the limit of tokens" in result.stderr
     assert "Line 1 has a sentence of" in failure(
         "translate", run, "--longest", "3", "--over-long", "refuse", input="the cat sleeps on the mat\n"
     )

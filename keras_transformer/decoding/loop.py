@@ -157,7 +157,9 @@ class Search:
             "scores": ops.zeros((batch, width), dtype="float32"),
             "done": ops.zeros((batch,), dtype="bool"),
             "broken": ops.zeros((batch,), dtype="bool"),
-            "limits": self._limit(lengths),
+            "limits": ops.minimum(
+                self._limit(lengths), self._longest(ops.shape(source)[1])
+            ),  # in float32 it may round up
             "source_mask": source_mask,
             "cache": model.init_cache(model.encode(source, source_mask), width, room),
         }

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_transformer.backend import write_slice
 from keras_transformer.layers.attention import CrossAttention, SelfAttention
-from keras_transformer.layers.masking import causal_mask
+from keras_transformer.layers.masking import causal_mask, combine_masks
 from keras_transformer.layers.stack import _Stack, _TransformerLayer
 
 
@@ -36,6 +36,7 @@ class DecoderLayer(_TransformerLayer):
         x: (B, T, D).
         encoder_output: (B, S, D).
         encoder_mask: boolean, broadcastable to (B, H, T, S), True = may attend; usually padding_mask(source).
+        attention_mask: of self-attention, (B, H, T, T), beside the causal mask; None but for packed sequences.
 
     Returns:
         (B, T, D).
@@ -68,8 +69,8 @@ class DecoderLayer(_TransformerLayer):
         self.feed_forward.build(x_shape)
         self.feed_forward_residual.build(x_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, training: bool | None = None):
-        mask = causal_mask(ops.shape(x)[1])
+    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training: bool | None = None):
+        mask = combine_masks(causal_mask(ops.shape(x)[1]), attention_mask)
         return self._body(
             x,
             lambda y: self.self_attention(y, attention_mask=mask, training=training),
@@ -145,6 +146,7 @@ class Decoder(_Stack):
         x: (B, T, D).
         encoder_output: (B, S, D).
         encoder_mask: boolean, broadcastable to (B, H, T, S), True = may attend.
+        attention_mask: of self-attention, (B, H, T, T), beside the causal mask; None but for packed sequences.
 
     Returns:
         (B, T, D).
@@ -165,9 +167,11 @@ class Decoder(_Stack):
     def build(self, x_shape: tuple, encoder_output_shape: tuple) -> None:
         self._build(x_shape, encoder_output_shape)
 
-    def call(self, x, encoder_output, encoder_mask=None, training: bool | None = None):
+    def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training: bool | None = None):
         for layer in self.layers:
-            x = self._call_layer(layer, x, encoder_output, encoder_mask=encoder_mask, training=training)
+            x = self._call_layer(
+                layer, x, encoder_output, encoder_mask=encoder_mask, attention_mask=attention_mask, training=training
+            )
         return self._finish(x)
 
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
