@@ -13,10 +13,9 @@ import json
 from pathlib import Path
 
 import keras
-import numpy as np
 
 import keras_transformer as kt
-from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
+from keras_transformer.checkpoints import average_checkpoints, latest_checkpoint, list_checkpoints, load_checkpoint
 from keras_transformer.evaluation import bleu
 from keras_transformer.text import read_pairs
 
@@ -73,11 +72,11 @@ def trained(norm, tokenizer, options):
     adam = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
     model.compile(kt.AccumulateGradients(adam, steps=2))
     path = latest_checkpoint(folder / "checkpoints")
-    epoch = load_checkpoint(model, path)["epoch"] if path is not None else 0
+    if path is not None:
+        load_checkpoint(model, path)
     train = batches_of("train", tokenizer, options)
     if int(model.optimizer.iterations) < options.updates:
-        train.set_epoch(epoch)
-        fit(model, train, tokenizer, folder, epoch, options)
+        fit(model, train, tokenizer, folder, options)
     rows = kt.callbacks.read_curves(folder / "curves.csv")
     updates, seconds = int(model.optimizer.iterations), rows[-1]["seconds"]
     return model, {
@@ -89,15 +88,15 @@ def trained(norm, tokenizer, options):
     }
 
 
-def fit(model, train, tokenizer, folder, epoch, options):
+def fit(model, train, tokenizer, folder, options):
     progress = kt.callbacks.ProgressBar(train.num_tokens / len(train))
     model.fit(
         train,
         validation_data=batches_of("val", tokenizer, options, shuffle=False, num_buckets=4),
-        initial_epoch=epoch,
         epochs=10**6,
         verbose=0,
         callbacks=[
+            kt.callbacks.Resume(folder / "checkpoints"),
             kt.callbacks.LearningRate(),
             progress,
             kt.callbacks.LearningCurves(folder),
@@ -106,18 +105,6 @@ def fit(model, train, tokenizer, folder, epoch, options):
         ],
     )
     progress.on_train_end()
-
-
-def average(model, folder):
-    """The mean of the weights of the checkpoints that are kept; returns how many these are."""
-    paths = sorted((folder / "checkpoints").glob("update-*"), key=lambda path: int(path.name.partition("-")[2]))
-    sums = [np.zeros(weight.shape, "float64") for weight in model.weights]
-    for path in paths:
-        load_checkpoint(model, path)
-        for total, values in zip(sums, model.get_weights(), strict=True):
-            total += values
-    model.set_weights([total / len(paths) for total in sums])
-    return len(paths)
 
 
 def score(model, tokenizer, options):
@@ -136,11 +123,12 @@ def main():
     results = []
     for norm in options.norm:
         model, training = trained(norm, tokenizer, options)
-        for averaged in (False, True):
-            count = average(model, options.output / norm) if averaged else 1
+        checkpoints = list_checkpoints(options.output / norm / "checkpoints")
+        for name, taken in (("last", checkpoints[-1:]), ("averaged", checkpoints)):
+            average_checkpoints(model, taken)
+            kt.Translator(model, tokenizer).save(options.output / norm / name)
             scores = score(model, tokenizer, options)
-            kt.Translator(model, tokenizer).save(options.output / norm / ("averaged" if averaged else "last"))
-            results.append({"norm": norm, "checkpoints": count, "scores": scores, **training})
+            results.append({"norm": norm, "checkpoints": len(taken), "scores": scores, **training})
     report(results, options)
 
 
