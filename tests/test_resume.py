@@ -10,8 +10,8 @@ from keras import ops
 import keras_transformer as kt
 from keras_transformer.callbacks import Checkpoints, Interrupted, Resume
 
-EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 6
-DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft"] * 6
+EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 3
+DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft"] * 3
 TOKENIZER = kt.Tokenizer.train(EN + DE, vocabulary_size=300)
 EPOCHS = 2
 
@@ -45,7 +45,7 @@ class Training:
         self.beginning = self.variables()
 
     def data(self):
-        return kt.Batches(EN, DE, TOKENIZER, batch_tokens=16, num_buckets=1, seed=3)
+        return kt.Batches(EN, DE, TOKENIZER, batch_tokens=24, num_buckets=2, seed=3)
 
     def all(self):
         model = self.model
