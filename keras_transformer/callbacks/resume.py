@@ -67,7 +67,7 @@ class Resume(keras.callbacks.Callback):
             return
         model = self.model
         weights, training, state = open_step(path)
-        if not _STATE <= state.keys():
+        if not state.keys() >= _STATE:
             raise ArtifactError(
                 path, "it does not tell where training stood", "Expected what callbacks.Checkpoints writes."
             )
