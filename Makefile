@@ -17,7 +17,7 @@ TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
-	bench-train bench-loss bench-start bench-length bench-fit
+	bench-train bench-loss bench-start bench-length bench-fit bench-decode bench-data test-beam
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -41,7 +41,17 @@ test-jax: .venv/ready
 		tests/test_testing_keras_nlp.py
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_cli.py -k "tf_data or data_loader or export"
 
+# Apache Beam asks for an older protobuf than TensorFlow: an environment of its own, with its own versions.
+test-beam: .venv-beam/ready
+	KERAS_BACKEND=jax .venv-beam/bin/python -m pytest tests/test_beam.py
+
+.venv-beam/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[jax,beam]' 'pytest>=8.3'
+	touch $@
+
 test-all: test
+	.venv/bin/python $(PIP) --editable '.[browser]'
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
 # Kills, full disks, flipped bits, bad numbers, hostile files; prints the table of docs/reliability.md.
@@ -64,12 +74,12 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(TORCH)
-	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots,dev]'
+	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots,ctranslate2,onnx,marian,serve,dev]'
 	touch $@
 
 .venv-jax/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/python $(PIP) --editable '.[jax,plots,dev]'
+	.venv-jax/bin/python $(PIP) --editable '.[jax,data,plots,dev]'
 	touch $@
 
 # Each prints a table and writes its measurements as JSON; docs/performance.md holds the figures.
@@ -89,15 +99,23 @@ bench-length: .venv-bench/ready
 bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
 
+bench-decode: .venv-bench/ready
+	$(BENCH)/decode.py --json build/decode.json
+	$(BENCH)/decode.py --only ours --lengths 64,256 --json build/decode-length.json
+
+# 10 million pairs: about 4 GB on disk, of which nothing stays.
+bench-data: .venv-bench/ready
+	$(BENCH)/data.py --json build/data.json
+
 # The peers, from their packages. JoeyNMT asks for an old protobuf that TensorFlow cannot use and does not need it to train.
 .venv-bench/ready: pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python $(TORCH)
-	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,plots]'
+	.venv-bench/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots]'
 	.venv-bench/bin/python $(PIP) --requirement benchmarks/requirements.txt
 	.venv-bench/bin/python $(PIP) --no-deps joeynmt==2.3.0
 	mkdir -p build
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-bench .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-jax .venv-bench .venv-beam .pytest_cache .ruff_cache build *.egg-info

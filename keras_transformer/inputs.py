@@ -120,15 +120,20 @@ class _CheckedPyDataset(keras.utils.PyDataset):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self._dataset = dataset
         self._check = check
+        self._begun = not hasattr(dataset, "example")
+        # Of a Batches fixed now: Keras looks at a batch before it begins, which may be the last of an epoch.
+        self._length = None if self._begun else dataset.num_batches
 
     def __getitem__(self, index):
-        return self._check._passed_on(self._dataset[index])
+        # TensorFlow reads the sizes of a data set off two batches, before the first epoch: a Batches gives two that differ.
+        return self._check._passed_on(self._dataset[index] if self._begun else self._dataset.example(index))
 
     @property
     def num_batches(self):
-        return self._dataset.num_batches
+        return self._dataset.num_batches if self._length is None else self._length
 
     def on_epoch_begin(self):
+        self._begun = True
         self._dataset.on_epoch_begin()
 
     def on_epoch_end(self):

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Literal, Self
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
+from keras_transformer.backend import apart, keep_freed_memory, keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
 from keras_transformer.layers.encoder import Encoder
-from keras_transformer.layers.masking import padding_mask
+from keras_transformer.layers.masking import padding_mask, segment_mask, segment_positions
 from keras_transformer.layers.seeded_dropout import seeded_dropout
 from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
+from keras_transformer.mid_epoch import fit_batches
 from keras_transformer.optimizers import SkipNonFinite, find_optimizer, weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
@@ -65,7 +67,9 @@ class Transformer(keras.Model):
             more time, the same numbers.
 
     Call arguments:
-        inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos.
+        inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos. Where several pairs share a line, also
+            "source_segments" (B, S) and "target_segments" (B, T), which count them from 1 and are 0 at padding: attention then
+            stays inside a pair, whose positions begin at 0.
 
     Returns:
         Logits (B, T, V) in float32.
@@ -138,6 +142,7 @@ class Transformer(keras.Model):
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
+        self._follower = _Follower()
         self.build({"source": (None, None), "target": (None, None)})
 
     def _check_numbers(self):
@@ -231,33 +236,120 @@ class Transformer(keras.Model):
         self.built = True
 
     def call(self, inputs: dict, training: bool | None = None):
+        if "target_segments" in inputs:
+            return self._call_packed(inputs, training)
         source_mask = padding_mask(inputs["source"], self.pad_id)  # (B, 1, 1, S)
         encoder_output = self.encode(inputs["source"], source_mask, training=training)  # (B, S, D)
         x = self._embed(self.target_embedding, inputs["target"], training=training)  # (B, T, D)
         x = self.decoder(x, encoder_output, encoder_mask=source_mask, training=training)
         return x if self._scoring.open else self.logits(x)
 
-    def encode(self, source, source_mask, training: bool | None = None):
-        """Source ids (B, S) and their mask (B, 1, 1, S) -> encoder output (B, S, D)."""
-        x = self._embed(self.source_embedding, source, training=training)
+    def _call_packed(self, inputs, training):
+        """``call`` where several pairs share a line."""
+        source_segments, target_segments = inputs["source_segments"], inputs["target_segments"]
+        source_mask = segment_mask(source_segments, source_segments)  # (B, 1, S, S)
+        positions = segment_positions(source_segments)
+        encoder_output = self.encode(inputs["source"], source_mask, positions, training=training)  # (B, S, D)
+        positions = segment_positions(target_segments)
+        x = self._embed(self.target_embedding, inputs["target"], positions=positions, training=training)  # (B, T, D)
+        masks = {
+            "attention_mask": segment_mask(target_segments, target_segments),  # (B, 1, T, T)
+            "encoder_mask": segment_mask(target_segments, source_segments),  # (B, 1, T, S)
+        }
+        x = self.decoder(x, encoder_output, **masks, training=training)
+        return x if self._scoring.open else self.logits(x)
+
+    def encode(self, source, source_mask, positions=None, training: bool | None = None):
+        """Source ids (B, S), their mask (B, 1, 1, S) and, if they are packed, positions (B, S) -> encoder output (B, S, D)."""
+        x = self._embed(self.source_embedding, source, positions=positions, training=training)
         return self.encoder(x, attention_mask=source_mask, training=training)
 
-    def init_cache(self, encoder_output, beam_size: int, max_length) -> list[dict]:
+    def with_scores(self, source, target) -> tuple:
+        """Logits (B, T, V) as ``call`` gives them without dropout, and what each layer attends to.
+
+        Returns (logits, {"encoder": [(B, H, S, S)], "decoder": [(B, H, T, T)], "cross": [(B, H, T, S)]}), a tensor a layer.
+        """
+        source_mask = padding_mask(source, self.pad_id)
+        encoded, encoder = self.encoder.with_scores(self._embed(self.source_embedding, source), source_mask)
+        x = self._embed(self.target_embedding, target)
+        x, decoder, cross = self.decoder.with_scores(x, encoded, source_mask)
+        return self.logits(x), {"encoder": encoder, "decoder": decoder, "cross": cross}
+
+    def init_cache(self, encoder_output, beam_size: int, max_length) -> dict:
         """What cached decoding keeps for W hypotheses of each sentence and max_length positions."""
         return self.decoder.init_cache(encoder_output, beam_size, max_length)
 
-    def decode_step(self, target, cache: list[dict], step, source_mask) -> tuple:
+    def decode_step(self, target, cache: dict, step, source_mask) -> tuple:
         """Logits (B W, V) of the token after ``target`` (B W,), which stands at position ``step``; and the new cache."""
-        x = self._embed(self.target_embedding, target[:, None], start=step)  # (B W, 1, D)
+        logits, cache = self.decode_block(target[:, None], cache, step, source_mask)
+        return logits[:, 0], cache
+
+    def decode_block(self, target, cache: dict, step, source_mask) -> tuple:
+        """As decode_step for T tokens at once, of one hypothesis a sentence: (B, T) -> (B, T, V), and the new cache."""
+        x = self._embed(self.target_embedding, target, start=step)  # (B W, T, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
-        return self.logits(x)[:, 0], cache
+        return self.logits(apart(x)), cache
+
+    def reorder_cache(self, cache, parents) -> dict:
+        """The cache after hypothesis w of each sentence has become a child of hypothesis parents[:, w], (B, W)."""
+        return self.decoder.reorder_cache(cache, parents)
+
+    def grow_cache(self, cache, max_length) -> dict:
+        """The cache with room for ``max_length`` positions."""
+        return self.decoder.grow_cache(cache, max_length)
 
     def logits(self, hidden):
         """Decoder output (B, T, D) -> float32 logits (B, T, V)."""
         return ops.cast((self.output_projection or self.target_embedding).logits(hidden), "float32")
 
-    def _embed(self, embedding, ids, start=0, training=None):
-        return self.embedding_dropout(self.positions(embedding(ids), start=start), training=training)
+    def _embed(self, embedding, ids, start=0, positions=None, training=None):
+        return self.embedding_dropout(
+            self.positions(embedding(ids), start=start, positions=positions), training=training
+        )
+
+    def resize_vocabulary(self, vocabulary_size, rows=None, seed=None):
+        """A model of another vocabulary with these weights; what they know of shared pieces stays exactly as it is.
+
+        Args:
+            vocabulary_size: V of the new model.
+            rows: (V,) for each new id the old one whose row it takes, or -1 for a new one; see text.shared_rows. None for the ids
+                both have.
+            seed: of the rows that are new; None for the model's.
+
+        Returns:
+            Transformer, not compiled: an optimizer's state would be of the old shapes.
+
+        Raises:
+            ValueError: rows are of another length or name no old id.
+
+        Example:
+
+        >>> import numpy as np
+        >>> import keras_transformer as kt
+        >>> model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=1)
+        >>> larger = model.resize_vocabulary(25)
+        >>> inputs = {"source": np.array([[5, 6, 3]]), "target": np.array([[2, 7]])}
+        >>> bool(np.allclose(np.asarray(model(inputs)), np.asarray(larger(inputs))[..., :20], atol=1e-6))
+        True
+        """
+        if rows is None:
+            rows = [number if number < self.vocabulary_size else -1 for number in range(vocabulary_size)]
+        rows = np.asarray(rows)
+        if rows.shape != (vocabulary_size,) or rows.min() < -1 or rows.max() >= self.vocabulary_size:
+            raise ValueError(
+                f"rows must hold {vocabulary_size} ids from -1 to {self.vocabulary_size - 1}. Received: shape {rows.shape}, from "
+                f"{rows.min()} to {rows.max()}."
+            )
+        seed = self.seed if seed is None else seed
+        model = Transformer.from_config(self.get_config() | {"vocabulary_size": vocabulary_size, "seed": seed})
+        holders = (self.source_embedding, self.target_embedding, self.output_projection)
+        tables = {weight.path for layer in holders if layer is not None for weight in layer.weights}
+        for old, new in zip(self.weights, model.weights, strict=True):
+            values = ops.convert_to_numpy(old)
+            if old.path in tables:  # (V, D)
+                values = np.where((rows >= 0)[:, None], values[rows], ops.convert_to_numpy(new))
+            new.assign(values)
+        return model
 
     def compute_output_shape(self, input_shape: dict) -> tuple:
         return (*input_shape["target"], self.vocabulary_size)
@@ -280,8 +372,8 @@ class Transformer(keras.Model):
         Keras's own step, on logits, as in every model.
 
         Args:
-            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0, in
-                SkipNonFinite; warmup_steps and scale are the preset's.
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
+                warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
             loss_weights: as keras.Model.compile.
             metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
@@ -301,9 +393,7 @@ class Transformer(keras.Model):
         recipe = get_preset(self.preset or "base")["recipe"]
         if optimizer is None:
             schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
-            optimizer = SkipNonFinite(
-                keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
-            )
+            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
         if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):
@@ -345,17 +435,24 @@ class Transformer(keras.Model):
         self,
         x=None,
         y=None,
-        *args,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
         validation_data=None,
         shuffle: bool = True,
         class_weight=None,
         sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
         **kwargs,
     ) -> keras.callbacks.History:
         """keras.Model.fit, with ids checked on the host first.
 
         ``shuffle`` concerns arrays and a PyDataset of one's own. The batches of a kt.Batches keep the order their seed gives, and
-        other sources bring their own order, of which Keras would warn.
+        other sources bring their own order, of which Keras would warn. A kt.Batches whose ``restore`` was called is trained on
+        from there: the first epoch is the rest of its epoch.
 
         ``sample_weight`` is (N,) or (N, 1), a weight a sentence, or (N, T), a weight a token.
 
@@ -364,26 +461,27 @@ class Transformer(keras.Model):
                 labels, sample_weight has another shape, or class_weight is given.
         """
         _refuse_class_weight(class_weight)
-        for callback in _iterable(kwargs.get("callbacks")):
+        for callback in _iterable(callbacks):
             if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
                 callback.set_data(x)
         check = IdCheck(self.vocabulary_size, needs_labels=True)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
+        kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
+        kwargs |= {"steps_per_epoch": steps_per_epoch, "validation_split": validation_split, "shuffle": shuffle}
         with check.one_error():
             if isinstance(validation_data, (tuple, list)):
                 check.batch(*validation_data[:3])
             elif validation_data is not None:
                 validation_data = check.wrap(validation_data)
+            if isinstance(x, Batches):
+                return fit_batches(super().fit, self, x, check.wrap, validation_data=validation_data, **kwargs)
             x = check.wrap(x, y, sample_weight)
-            return super().fit(
-                x,
-                y,
-                *args,
-                validation_data=validation_data,
-                shuffle=shuffle,
-                sample_weight=sample_weight,
-                **kwargs,
-            )
+            weights = {"sample_weight": sample_weight, "validation_data": validation_data}
+            return super().fit(x, y, batch_size, **weights, **kwargs)
+
+    def followed_by(self, following):
+        """Within, ``following.advance(steps)`` is called after each execution of so many training steps."""
+        return self._follower.put(following)
 
     def evaluate(
         self, x=None, y=None, batch_size: int | None = None, verbose: int | str = "auto", sample_weight=None, **kwargs
@@ -424,7 +522,8 @@ class Transformer(keras.Model):
         super().make_train_function(force)
         if self.train_function is not made:
             kinds = [*self._weights(), lambda: self.optimizer.variables, lambda: self.metrics_variables]
-            self.train_function = keep_state(self.train_function, *kinds)
+            function = keep_state(self.train_function, *kinds)
+            self.train_function = self._follower.told(function, self.steps_per_execution)
 
     def make_test_function(self, force: bool = False) -> None:
         made = self.test_function
@@ -562,13 +661,32 @@ def _parts(model):
             yield layer.path.partition("/")[2], layer
 
 
-@contextlib.contextmanager
 def _same_epoch(x):
     """Lets a Batches that is read through by the way go on where it was: to it, a reading looks like an epoch of ``fit``."""
-    epoch = x.epoch if isinstance(x, Batches) else None
-    yield
-    if epoch is not None:
-        x.set_epoch(epoch)
+    return x.aside() if isinstance(x, Batches) else contextlib.nullcontext()
+
+
+class _Follower:
+    """Who is told of the steps of training; a plain object, because Keras tracks what a model's attributes are set to."""
+
+    _following = None
+
+    @contextlib.contextmanager
+    def put(self, following):
+        self._following = following
+        try:
+            yield
+        finally:
+            self._following = None
+
+    def told(self, function, steps):
+        def told_function(*args):
+            result = function(*args)
+            if self._following is not None:
+                self._following.advance(steps)
+            return result
+
+        return told_function
 
 
 class _Scoring:

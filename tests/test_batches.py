@@ -1,6 +1,7 @@
 import functools
 import gzip
 import itertools
+import math
 import os
 import random
 from collections import Counter
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.text import Mixture
 
 PAD, BOS, EOS = 0, 2, 3
 WORDS = ["a", "dog", "cat", "runs", "sleeps", "in", "the", "green", "park", "on", "my", "sofa", "and", "eats", "fish"]
@@ -83,7 +86,12 @@ def expected_triples(source, target, tokenizer):
 
 
 def same(one, other):
-    return len(one) == len(other) and all(triples(a) == triples(b) for a, b in zip(one, other, strict=True))
+    def arrays(batch):
+        return batch[0]["source"], batch[0]["target"], batch[1]
+
+    return len(one) == len(other) and all(
+        np.array_equal(x, y) for a, b in zip(one, other, strict=True) for x, y in zip(arrays(a), arrays(b), strict=True)
+    )
 
 
 def check_everything_but_the_order(batches, expected, batch_tokens, num_buckets):
@@ -495,6 +503,217 @@ def test_ids_outside_the_vocabulary_name_the_line(side):
     assert f"the tokenizer's ids of {side}:3 contain the id 10 at position {place}. Expected ids from 0 to 9" in str(
         error.value
     )
+
+
+# Position
+
+
+def test_state_and_restore_from_each_of_fifty_positions(pairs, tokenizer):
+    def new():
+        return kt.Batches(*pairs, tokenizer, batch_tokens=150, seed=6)
+
+    batches = new()
+    assert len(batches) > 25
+    expected, states = [], []
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        for place in range(len(batches)):
+            states.append(batches.state())
+            expected.append(batches[place])
+    assert states[0] == {"epoch": 0, "position": 0} and batches.state() == {"epoch": 3, "position": 0}
+    for position in range(0, 75, 75 // 50):
+        resumed = new()
+        resumed.restore(states[position])
+        assert resumed.state() == states[position]
+        rest = served(resumed)
+        assert len(rest) == len(resumed) == batches.full_length - states[position]["position"]
+        assert same(rest, expected[position : position + len(rest)])
+        resumed.restore(resumed.state())
+        following = served(resumed)
+        assert len(resumed) == batches.full_length
+        assert same(following, expected[position + len(rest) :][: len(following)])
+
+
+def test_what_is_no_state_is_refused():
+    batches = letter_batches([3] * 40, [5] * 40, batch_tokens=20)
+    for wrong in ({"epoch": 0}, {"epoch": 0, "position": 0, "seed": 1}, None, (0, 1)):
+        with pytest.raises(ValueError, match="The state must be"):
+            batches.restore(wrong)
+    with pytest.raises(ValueError, match="position must be an integer from 0"):
+        batches.restore({"epoch": 0, "position": -1})
+    with pytest.raises(ValueError, match="lies beyond the end of an epoch of 10 batches"):
+        batches.restore({"epoch": 0, "position": 11})
+    batches.restore({"epoch": 1, "position": 10})
+    assert batches.state() == {"epoch": 2, "position": 0} and len(batches) == 10
+    with pytest.raises(IndexError):
+        batches[10]
+
+
+# Workers
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_the_number_of_workers_changes_nothing(pairs, tokenizer, number):
+    expected, batches = [
+        kt.Batches(*pairs, tokenizer, batch_tokens=256, seed=2, num_workers=workers) for workers in (0, number)
+    ]
+    try:
+        for epoch in range(2):
+            expected.set_epoch(epoch), batches.set_epoch(epoch)
+            assert same(served(batches), served(expected))
+        batches.restore({"epoch": 1, "position": 5})
+        expected.restore({"epoch": 1, "position": 5})
+        assert same(served(batches), served(expected))
+        for place in (3, 0, 7, 6):  # jumps
+            assert triples(batches[place]) == triples(expected[place])
+    finally:
+        batches.close()
+
+
+@pytest.mark.parametrize("end", ["exit", "kill", "exception", "hang"])
+def test_a_workers_end_ends_fit_and_the_state_goes_on(pairs, tokenizer, end, monkeypatch):
+    """In Keras's own fit, whose workers would hang for ever."""
+    import worker_jobs
+
+    from keras_transformer.text import WorkerError
+    from keras_transformer.text import batches as module
+
+    started = []
+
+    def faulty(layout, number):
+        started.append(module_workers(worker_jobs.Lines(layout, end), number, timeout=5 if end == "hang" else 60))
+        return started[-1]
+
+    module_workers = module.Workers
+    monkeypatch.setattr(module, "Workers", faulty)
+    batches = kt.Batches(*pairs, tokenizer, batch_tokens=256, num_workers=2)
+    model = kt.Transformer(tokenizer.vocabulary_size, d_model=4, num_heads=1, num_layers=1, d_ff=4)
+    model.compile(run_eagerly=keras.backend.backend() != "jax")
+    with pytest.raises(Exception) as error:
+        model.fit(batches, verbose=0)
+    assert "Data worker" in str(error.value)
+    if keras.backend.backend() != "tensorflow":
+        assert isinstance(error.value, WorkerError)
+    assert not any(psutil.pid_exists(pid) for pid in started[0].pids)
+    state = batches.state()
+    assert state["epoch"] == 0 and state["position"] <= 4
+    monkeypatch.setattr(module, "Workers", module_workers)
+    try:
+        batches.restore(state)
+        assert triples(batches[0]) == triples(kt.Batches(*pairs, tokenizer, batch_tokens=256)[state["position"]])
+    finally:
+        batches.close()
+
+
+# Several devices and processes
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_share_every_batch(pairs, tokenizer, multiple, count):
+    parts = [
+        kt.Batches(*pairs, tokenizer, batch_tokens=800, row_multiple=multiple, process=(index, count))
+        for index in range(count)
+    ]
+    whole = kt.Batches(*pairs, tokenizer, batch_tokens=800, row_multiple=math.lcm(multiple, count))
+    assert len({len(part) for part in parts}) == 1 and parts[0].shapes == whole.shapes
+    assert all(rows % math.lcm(multiple, count) == 0 for rows, _, _ in whole.shapes)
+    assert all(rows * max(lengths) <= 800 for rows, *lengths in whole.shapes)
+    everything = Counter(triple for part in parts for triple in real_triples(part))
+    assert everything == Counter(real_triples(whole)) and set(everything.values()) == {1}
+    for place in range(0, len(whole), 5):
+        shapes = {part[place][1].shape for part in parts}
+        assert shapes == {(whole[place][1].shape[0] // count, whole[place][1].shape[1])}
+
+
+def test_a_pair_that_fits_the_budget_alone_but_not_for_every_device_is_counted():
+    lengths = [4] * 8 + [12]
+    batches = letter_batches(lengths, lengths, batch_tokens=40, row_multiple=4)
+    assert batches.skipped["batch_tokens"] == 1 and batches.num_pairs == 8
+
+
+@pytest.mark.parametrize("wrong", [(0, 0), (2, 2), (-1, 2), (0,), [0, 1], 1])
+def test_impossible_processes_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"process must be \(index, count\)"):
+        letter_batches([3], [3], process=wrong)
+
+
+# Mixtures
+
+
+def test_a_mixture_repeats_the_small_corpus_and_loses_no_pair():
+    small, large = ["a" * n for n in (1, 2, 3)], ["b" * n for n in range(1, 11)]
+    mixture = Mixture([(small, small), (large, large)], weights=[7, 10])
+    batches = kt.Batches(mixture, None, Letters(), batch_tokens=24, num_buckets=1, seed=4)
+    assert batches.num_pairs == 17
+    rounded_up = set()
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        counts = Counter(row for row, _, _ in real_triples(batches))
+        of_small = [counts[(*[4] * n, EOS)] for n in (1, 2, 3)]
+        assert sorted(of_small) == [2, 2, 3]
+        assert all(counts[(*[5] * n, EOS)] == 1 for n in range(1, 11))
+        rounded_up.add(of_small.index(3))
+    assert len(rounded_up) > 1
+    assert batches.num_tokens == round(sum(range(2, 12)) + 7 / 3 * (2 + 3 + 4))
+
+
+def test_mixtures_by_temperature():
+    sizes = [10, 1000]
+    assert Mixture([1, 2]).repeats(sizes) == [1, 1]
+    repeats = Mixture([1, 2], temperature=1e9).repeats(sizes)
+    assert repeats == pytest.approx([100, 1])
+    assert Mixture([1, 2], temperature=2).repeats(sizes) == pytest.approx([10, 1])
+    for wrong in ({"weights": [1]}, {"weights": [1, 0]}, {"temperature": 0.5}):
+        with pytest.raises(ValueError):
+            Mixture([1, 2], **wrong)
+    with pytest.raises(ValueError, match="at least one corpus"):
+        Mixture([])
+
+
+# Subword sampling
+
+
+def test_sampled_pieces_depend_on_seed_epoch_and_line_alone(pairs, tokenizer):
+    def new(**kwargs):
+        return kt.Batches(*pairs, tokenizer, batch_tokens=512, seed=3, sampling=0.1, **kwargs)
+
+    batches, plain = new(), kt.Batches(*pairs, tokenizer, batch_tokens=512, seed=3)
+    first = served(batches)
+    assert not same(first, served(plain))
+    assert [labels.shape for _, labels in first] == [labels.shape for _, labels in served(plain)]
+    texts = sorted(text for _, labels in first for text in tokenizer.decode(labels) if text)
+    assert texts == sorted(pairs[1])  # other pieces, the same texts
+    resumed = new()
+    resumed.restore({"epoch": 0, "position": 4})
+    assert same(served(resumed), first[4:])
+    workers = new(num_workers=2)
+    try:
+        assert same(served(workers), first)
+    finally:
+        workers.close()
+    batches.set_epoch(1)
+    second = {triple[2] for triple in real_triples(batches)}
+    assert second != {triple[2] for batch in first for triple in triples(batch)}
+
+
+def test_sampled_pieces_of_packed_lines_fit(pairs, tokenizer):
+    batches = kt.Batches(*pairs, tokenizer, batch_tokens=512, packed_length=128, sampling=0.1)
+    texts = [text for _, labels in served(batches) for row in labels for text in split_texts(row, tokenizer)]
+    assert sorted(texts) == sorted(
+        t for s, t in zip(*pairs, strict=True) if len(tokenizer.encode(t)) < 128 > len(tokenizer.encode(s))
+    )
+
+
+def split_texts(row, tokenizer):
+    ends = np.flatnonzero(row == EOS)
+    return [tokenizer.decode(part) for part in np.split(row, ends + 1)[: len(ends)]]
+
+
+def test_a_tokenizer_that_cannot_sample_is_refused(pairs):
+    tokenizer = kt.Tokenizer.train(pairs[0], vocabulary_size=300, model_type="bpe")
+    with pytest.raises(ValueError, match="Only a unigram model knows several ways"):
+        kt.Batches(*pairs, tokenizer, sampling=0.1)
 
 
 # Real text

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on the CPU with tiny sizes: its tables, and the installation from a folder of wheels."""
+"""benchmarks/gpu.py on the CPU with tiny sizes, its tables and its installation from wheels; ours in benchmarks/decode.py."""
 
 import json
 import os
@@ -85,3 +85,40 @@ def test_installs_from_a_folder_alone(tmp_path, monkeypatch):
     assert os.environ["PYTHONPATH"] == f"before{os.pathsep}{target}"
     assert [file.name for file in target.glob("*.py")] == ["only_here.py"]  # and no NumPy
     sys.path.remove(str(target))
+
+
+@pytest.mark.parametrize("beam", [4, 1])
+def test_decoding_writes_as_many_tokens_as_asked_for(monkeypatch, beam):
+    monkeypatch.syspath_prepend(GPU.parent)
+    import decode
+
+    case = {"size": "tiny", "rows": 2, "tokens": 5, "beam": beam}
+    source = decode.sources(case)
+    assert source.shape == (2, decode.SOURCE_LENGTH) and (source[:, -1] == decode.EOS).all()
+    assert decode.ours(case)() == 5
+
+
+@pytest.mark.deep
+@pytest.mark.skipif("jax" not in BACKENDS, reason="one round is enough")
+def test_data(tmp_path, monkeypatch):
+    """Its corpus, the preparation by the command line, and readers that give the same tokens."""
+    pytest.importorskip("pyarrow")
+    script = GPU.with_name("data.py")
+    command = [sys.executable, str(script), "--pairs", "1500", "--rounds", "1", "--seconds", "0.2", "--no-step"]
+    command += ["--only", "ours", "--folder", str(tmp_path), "--json", str(tmp_path / "data.json")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr + child.stdout
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert found["preparation"]["pairs"] == 1500 and found["preparation"]["peak_mb"] > 0
+    assert all(bursts[0]["tokens_per_second"] > 0 for bursts in found["results"].values())
+    monkeypatch.syspath_prepend(script.parent)
+    import data
+
+    pairs = data._Pairs(tmp_path / "prepared")
+    numbers = sorted(number for batch in pairs.batches() for number in batch)
+    assert numbers == list(range(len(pairs)))
+    source, target, labels = data._collate([pairs[0], pairs[1]])
+    assert (
+        source.shape[0] == target.shape[0] == 2
+        and (target[:, 1:][labels[:, 1:] != 0] == labels[:, :-1][labels[:, 1:] != 0]).all()
+    )

@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 
 import keras_transformer as kt
+from keras_transformer.text import shared_rows
 
 EN = [
     "a dog runs in the park",
@@ -349,3 +350,58 @@ def test_model_without_special_ids_is_refused(tmp_path):
     assert "The SentencePiece model lacks pad_id. Train it with pad_id=0, unk_id=1, bos_id=2, eos_id=3." in str(
         error.value
     )
+
+
+# User symbols, sampling, other vocabularies
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_user_symbols_are_one_piece_and_never_decoded(model_type):
+    tags = ["<2de>", "<2fr>"]
+    tokenizer = kt.Tokenizer.train(
+        ["a dog runs", "the cat sleeps"], vocabulary_size=290, user_symbols=tags, model_type=model_type
+    )
+    assert tokenizer.user_symbols == tuple(tags)
+    tag = tokenizer.encode("<2de>")[-1]
+    ids = tokenizer.encode("<2de> a dog runs", add_eos=True)
+    assert ids.count(tag) == 1 and "<2de>" in tokenizer.pieces(ids)
+    assert tokenizer.encode("<2fr> a dog runs", add_eos=True) != ids
+    assert tokenizer.decode(ids).strip() == "a dog runs"
+    again = kt.Tokenizer.from_bytes(tokenizer.to_bytes())
+    assert again.user_symbols == tokenizer.user_symbols and again.decode(ids) == tokenizer.decode(ids)
+    for wrong in ("", "</s>", 5):
+        with pytest.raises(ValueError, match="A user symbol must be a text that is no special piece"):
+            kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols=[wrong])
+
+
+def test_samples_depend_on_the_key_alone_and_follow_the_scores():
+    tokenizer = kt.Tokenizer.train(["a green dog runs", "a green cat sleeps", "greener parks"] * 3, vocabulary_size=300)
+    text = "a greener dog sleeps"
+    usual = tokenizer.encode(text)
+    keys = [(seed, epoch, line) for seed in range(3) for epoch in range(10) for line in range(10)]
+    samples = [tokenizer.sample(text, key, alpha=0.3) for key in keys]
+    assert samples == [tokenizer.sample(text, key, alpha=0.3) for key in keys]
+    assert {tokenizer.decode(ids) for ids in samples} == {text}
+    assert len(set(map(tuple, samples))) >= 4
+    # P^alpha over the 16 best ways, against SentencePiece's own list
+    ways = tokenizer._processor.nbest_encode(text, nbest_size=16, out_type=int)
+    scores = np.array([sum(tokenizer._processor.get_score(piece) for piece in way) for way in ways])
+    expected = np.exp(0.3 * scores) / np.exp(0.3 * scores).sum()
+    drawn = np.array([samples.count(way) for way in ways]) / len(samples)
+    assert drawn.sum() == pytest.approx(1) and np.abs(drawn - expected).max() < 4 * np.sqrt(0.25 / len(samples))
+    assert all(tokenizer.sample(text, key, alpha=100.0) == usual for key in keys[:20])
+    shortest = min(map(len, ways))
+    assert all(len(tokenizer.sample(text, key, alpha=0.0, most=shortest)) <= shortest for key in keys[:20])
+    assert tokenizer.sample(text, keys[0], most=1) == usual  # none is so short
+    with pytest.raises(ValueError, match="alpha must be a number from 0"):
+        tokenizer.sample(text, keys[0], alpha=-1)
+
+
+def test_shared_rows_find_each_piece():
+    old = kt.Tokenizer.train(["a dog runs", "the cat sleeps"], vocabulary_size=285)
+    new = kt.Tokenizer.train(["a dog sings", "the bird sleeps well"], vocabulary_size=290, user_symbols=["<2de>"])
+    rows = shared_rows(old, new)
+    pieces = old.pieces(range(old.vocabulary_size))
+    for number, piece in enumerate(new.pieces(range(new.vocabulary_size))):
+        assert (pieces[rows[number]] == piece) if rows[number] >= 0 else piece not in pieces
+    assert (rows == -1).any() and rows[:4].tolist() == [0, 1, 2, 3]

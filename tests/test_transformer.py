@@ -649,6 +649,31 @@ def test_evaluate_and_predict_leave_batches_in_their_epoch():
     assert batches.epoch == 3
 
 
+@pytest.mark.parametrize("tie_embeddings", ["all", "decoder", None])
+def test_resized_vocabulary_keeps_shared_rows_exactly(tie_embeddings):
+    sizes = {"d_model": 8, "num_heads": 2, "num_layers": 1, "d_ff": 12, "dropout": 0.0}
+    model = kt.Transformer(12, tie_embeddings=tie_embeddings, **sizes, seed=1)  # d_ff equals V: shapes tell nothing
+    inputs = {"source": np.array([[5, 6, 3]]), "target": np.array([[2, 7]])}
+    logits = keras.ops.convert_to_numpy(model(inputs))
+    for size in (12, 20, 9):
+        resized = model.resize_vocabulary(size)
+        kept = min(size, 12)
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(resized(inputs))[..., :kept], logits[..., :kept], atol=1e-6
+        )
+    rows = np.array([0, 1, 2, 3, 7, -1, 6, 5, -1, 4])
+    resized = model.resize_vocabulary(10, rows=rows)
+    old, new = (keras.ops.convert_to_numpy(x.target_embedding.embeddings) for x in (model, resized))
+    assert np.array_equal(new[rows >= 0], old[rows[rows >= 0]])
+    assert np.abs(new[5]).max() > 0 and not (new[5] == old).all(axis=1).any()
+    places = {int(row): place for place, row in enumerate(rows)}
+    moved = {name: np.vectorize(places.get)(ids) for name, ids in inputs.items()}
+    moved_logits = keras.ops.convert_to_numpy(resized(moved))
+    np.testing.assert_allclose(moved_logits[..., rows >= 0], logits[..., rows[rows >= 0]], atol=1e-6)
+    with pytest.raises(ValueError, match="rows must hold 10 ids from -1 to 11"):
+        model.resize_vocabulary(10, rows=[12] * 10)
+
+
 # Dropout on embedding + position, and precision
 
 

@@ -100,5 +100,7 @@ class Resume(keras.callbacks.Callback):
             )
         model._initial_epoch = None
         if self.state["position"]:
+            if hasattr(self.data, "trained_on"):
+                self.data.trained_on(self.state["position"])  # the batches that are only read
             self._restore_metrics()
         self._restore_metrics = None

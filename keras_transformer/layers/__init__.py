@@ -6,7 +6,7 @@ from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
 from keras_transformer.layers.encoder import Encoder, EncoderLayer
 from keras_transformer.layers.feed_forward import FeedForward
-from keras_transformer.layers.masking import causal_mask, combine_masks, padding_mask
+from keras_transformer.layers.masking import causal_mask, combine_masks, padding_mask, segment_mask, segment_positions
 from keras_transformer.layers.projection import Projection
 
 __all__ = [
@@ -25,4 +25,6 @@ __all__ = [
     "causal_mask",
     "combine_masks",
     "padding_mask",
+    "segment_mask",
+    "segment_positions",
 ]

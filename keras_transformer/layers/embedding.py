@@ -156,6 +156,7 @@ class SinusoidalPositions(keras.layers.Layer):
     Call arguments:
         x: (B, T, D), D even.
         start: position of the first column, an int or an integer scalar (cached decoding passes its step).
+        positions: (B, T) integers where several sequences share a line; None for columns counted from ``start``.
 
     Returns:
         (B, T, D) in the compute dtype.
@@ -180,12 +181,13 @@ class SinusoidalPositions(keras.layers.Layer):
         exponents = np.arange(0, width, 2, dtype="float64") / width
         self._rates = (10000.0**-exponents).astype("float32")  # (D / 2,)
 
-    def call(self, x, start=0):
+    def call(self, x, start=0, positions=None):
         length, width = ops.shape(x)[1], x.shape[-1]
-        positions = ops.cast(ops.arange(length, dtype="int32") + start, "float32")  # (T,)
-        angles = positions[:, None] * ops.convert_to_tensor(self._rates)  # (T, D / 2)
+        if positions is None:
+            positions = ops.arange(length, dtype="int32") + start  # (T,), or (B, T) as given
+        angles = ops.cast(positions, "float32")[..., None] * ops.convert_to_tensor(self._rates)  # (T, D / 2)
         waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # (T, D / 2, 2)
-        waves = ops.reshape(waves, (length, width))
+        waves = ops.reshape(waves, (*ops.shape(positions), width))
         return ops.cast(ops.cast(x, "float32") + waves, self.compute_dtype)
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:

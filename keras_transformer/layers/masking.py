@@ -72,6 +72,52 @@ def combine_masks(*masks):
     return combined
 
 
+def segment_mask(query_segments, key_segments):
+    """Which keys belong to the segment of each query, where several sequences share a line.
+
+    Args:
+        query_segments: (B, T) integers: the number of the segment at each position, 0 at padding.
+        key_segments: (B, S) likewise.
+
+    Returns:
+        (B, 1, T, S) boolean; True = may attend. Padding attends to nothing.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import segment_mask
+    >>> np.asarray(segment_mask(np.array([[1, 2, 0]]), np.array([[1, 1, 2]])))[0, 0].tolist()
+    [[True, True, False], [False, False, True], [False, False, False]]
+
+    Reference: Raffel et al. 2020, section 3.1.1 (packing).
+    """
+    queries = ops.convert_to_tensor(query_segments)[:, None, :, None]
+    keys = ops.convert_to_tensor(key_segments)[:, None, None, :]
+    return ops.logical_and(ops.equal(queries, keys), ops.not_equal(queries, 0))
+
+
+def segment_positions(segments):
+    """The place of each position in its segment: 0, 1, 2 and so on, from 0 again in the next.
+
+    Args:
+        segments: (B, T) integers, those of a segment side by side.
+
+    Returns:
+        (B, T) integers.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.layers import segment_positions
+    >>> np.asarray(segment_positions(np.array([[1, 1, 2, 2, 2]]))).tolist()
+    [[0, 1, 0, 1, 2]]
+    """
+    segments = ops.convert_to_tensor(segments)
+    same = ops.equal(segments[:, :, None], segments[:, None, :])  # (B, T, T)
+    earlier = ops.logical_and(same, causal_mask(ops.shape(segments)[1])[0])
+    return ops.sum(ops.cast(earlier, "int32"), axis=-1) - 1
+
+
 def with_head_axis(mask):
     """A mask as attention takes it, on four axes: (T, S) or (B, T, S), as in keras.layers.MultiHeadAttention, or four already.
 

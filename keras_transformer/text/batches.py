@@ -1,20 +1,24 @@
 """Pairs of sentences -> padded batches for ``fit``: few shapes, little padding, an order that a seed fixes.
 
 Last in the text room. Every distinct shape costs a compilation on JAX, and every padded position costs what a real one
-costs; so the shapes are chosen from the lengths that the corpus has.
+costs; so the shapes are chosen from the lengths that the corpus has (buckets.py), or several pairs share a line (packing.py).
+Batches are laid out from rows of ids in memory or in prepared shards, here or by worker processes: always the same.
 """
 
+import contextlib
 import dataclasses
-import itertools
+import math
 
 import keras
 import numpy as np
 
-from keras_transformer.text.corpus import read_pairs
-from keras_transformer.text.ids import check_ids
-
-# Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding hardly falls.
-_GRID = 40
+from keras_transformer.text.buckets import group_by_shape
+from keras_transformer.text.dealing import Bucket, repeated, with_different_start
+from keras_transformer.text.encoding import encode_corpus
+from keras_transformer.text.packing import pack
+from keras_transformer.text.prefetch import Prefetch
+from keras_transformer.text.rows import Layout, SampledLayout
+from keras_transformer.text.workers import WorkerError, Workers
 
 
 class Batches(keras.utils.PyDataset):
@@ -33,24 +37,35 @@ class Batches(keras.utils.PyDataset):
     An epoch here is once through the pairs. When Keras has asked for the last batch of one and asks
     for the first again, the next has begun: in ``fit`` with ``steps_per_epoch``, which then takes
     several of its epochs for one of these, and from one ``fit`` to another. An epoch that was broken
-    off is begun anew. Keras does not say what it asks for, so ``evaluate`` of another model than
-    kt.Transformer, which takes care, counts too; give it another object, or say set_epoch afterwards.
+    off is begun anew, unless ``restore`` is told to go on in it. Keras does not say what it asks for, so
+    ``evaluate`` of another model than kt.Transformer, which takes care, counts too; give it another
+    object, or say set_epoch afterwards.
 
     Args:
-        source: path of a text file (plain or gzip), or a list of str.
+        source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Mixture of
+            several corpora, or the folder of prepared text.
         target: the same for the translations, line by line.
-        tokenizer: a Tokenizer.
+        tokenizer: a Tokenizer, or one of keras-nlp or Hugging Face's tokenizers (see as_tokenizer); None for prepared text, which
+            has its own.
         batch_tokens: most padded positions of a batch on its longer side: B max(S, T).
         seed: of the order; an integer from 0 to 2**63 - 1.
         shuffle: False for one fixed order, as for validation.
         max_length: most positions of a source or target row; pairs with more are left out and
             counted.
         num_buckets: most shapes.
+        packed_length: positions of a line that several pairs share, on the longer side; None for a line a pair. The one shape then
+            makes num_buckets meaningless, and the inputs hold "source_segments" (B, S) and "target_segments" (B, T) as well.
+        sampling: alpha of subword sampling (see Tokenizer.sample), which cuts texts into other pieces in every epoch; None for
+            the same pieces always.
+        num_workers: processes that lay batches out ahead of time; 0 does it when asked. What they give is the same.
+        row_multiple: B is a multiple of it, as the devices of a data-parallel step want it.
+        process: (index, count) of this process among those that train together: it gets B / count rows of every batch. All take
+            the same number of steps.
 
     Attributes:
         num_pairs: pairs in an epoch.
         skipped: pairs left out: {"empty": a side is blank, "max_length": too long for it,
-            "batch_tokens": too long for it}.
+            "batch_tokens": too long for it}, and those a PairStream's filters left out.
         num_tokens: label tokens of an epoch, eos counted, padding not.
         padding_share: padding among all source and target positions of an epoch.
         shapes: list of (B, S, T), by S + T.
@@ -58,8 +73,9 @@ class Batches(keras.utils.PyDataset):
             see set_epoch.
 
     Raises:
-        ValueError: see read_pairs; no pair is left; ids outside the vocabulary; an argument is
+        ValueError: see PairStream; no pair is left; ids outside the vocabulary; an argument is
             impossible.
+        WorkerError: from a batch: a worker died, raised, or gave none within 8 seconds.
 
     Example:
 
@@ -75,62 +91,114 @@ class Batches(keras.utils.PyDataset):
     def __init__(
         self,
         source,
-        target,
-        tokenizer,
+        target=None,
+        tokenizer=None,
         batch_tokens=4096,
         seed=0,
         shuffle=True,
         max_length=256,
         num_buckets=8,
+        packed_length=None,
+        sampling=None,
+        num_workers=0,
+        row_multiple=1,
+        process=(0, 1),
     ):
         super().__init__()
-        _check_integers(1, batch_tokens=batch_tokens, max_length=max_length, num_buckets=num_buckets)
-        _check_integers(0, seed=seed)
-        self.tokenizer = tokenizer
+        sizes = {"batch_tokens": batch_tokens, "max_length": max_length, "num_buckets": num_buckets}
+        _check_integers(
+            1, **sizes, row_multiple=row_multiple, **({} if packed_length is None else {"packed_length": packed_length})
+        )
+        _check_integers(0, seed=seed, num_workers=num_workers)
+        self.process = _checked_process(process)
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.shuffle = shuffle
         self.max_length = max_length
         self.num_buckets = num_buckets
-        corpus = read_pairs(source, target)
-        self._source = _Rows(tokenizer.encode(corpus.source, add_eos=True))
-        self._target = _Rows(tokenizer.encode(corpus.target, add_bos=True, add_eos=True))
-        self._source.check(tokenizer.vocabulary_size, corpus.source_name, corpus.lines)
-        self._target.check(tokenizer.vocabulary_size, corpus.target_name, corpus.lines)
+        self.packed_length = packed_length
+        self.sampling = sampling
+        self.num_workers = num_workers
+        self.row_multiple = row_multiple
+        corpus = encode_corpus(source, target, tokenizer, keep_texts=sampling is not None)
+        self.tokenizer = corpus.tokenizer
+        self._layout = Layout(corpus.source, corpus.target, self.tokenizer.pad_id, packed=packed_length is not None)
+        self._source_lengths = corpus.source.lengths
+        self._target_lengths = corpus.target.lengths - 1  # bos and eos stand on different sides of the shift
         self._make_buckets(corpus)
-        self._lines = corpus.lines
+        if sampling is not None:
+            self.tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
+            self._layout = SampledLayout(
+                self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
+            )
+        self._prefetch = None
+        self._line_of = corpus.line_of
         self.set_epoch(0)
 
     def _make_buckets(self, corpus):
-        source_lengths = self._source.lengths
-        target_lengths = self._target.lengths - 1  # bos and eos stand on different sides of the shift
+        source_lengths, target_lengths = self._source_lengths, self._target_lengths
         longest = np.maximum(source_lengths, target_lengths)
-        too_long = longest > self.max_length
-        over_budget = ~too_long & (longest > self.batch_tokens)
+        limit = self.max_length if self.packed_length is None else min(self.max_length, self.packed_length)
+        too_long = longest > limit
+        multiple = math.lcm(self.row_multiple, self.process[1])
+        budget = self.batch_tokens // multiple
+        over_budget = ~too_long & (longest > budget)
+        dropped = dict(corpus.counts.dropped)
         self.skipped = {
-            "empty": corpus.counts.empty,
-            "max_length": int(too_long.sum()),
+            "empty": dropped.pop("empty", 0),
+            "max_length": dropped.pop("max_length", 0) + int(too_long.sum()),
             "batch_tokens": int(over_budget.sum()),
-        }
-        pairs = np.flatnonzero(~too_long & ~over_budget)
+        } | dropped
+        pairs = np.flatnonzero(~too_long & ~over_budget).astype("int32")
         if not pairs.size:
             raise ValueError(
-                f"No pair of {corpus.source_name} and {corpus.target_name} is left: the shortest has {longest.min()} "
-                f"positions, allowed are max_length={self.max_length} and batch_tokens={self.batch_tokens}. Raise them."
+                f"No pair of {corpus.name} is left: the shortest has {longest.min()} "
+                f"positions, allowed are max_length={limit} and batch_tokens={self.batch_tokens}"
+                f"{f' for {multiple} rows' if multiple > 1 else ''}. Raise them."
             )
-        source_lengths, target_lengths = source_lengths[pairs], target_lengths[pairs]
-        self._buckets = [
-            _make_bucket(pairs[members], source_lengths[members], target_lengths[members], self.batch_tokens)
-            for members in _group_by_shape(source_lengths, target_lengths, self.num_buckets)
-        ]
+        repeats = corpus.repeats(pairs)
+        if self.packed_length is None:
+            lengths = source_lengths[pairs], target_lengths[pairs]
+            groups = group_by_shape(*lengths, self.num_buckets)
+            self._buckets = [self._bucket(pairs[x], None if repeats is None else repeats[x], multiple) for x in groups]
+        else:
+            self._buckets = [self._packed_bucket(pairs, repeats, multiple)]
         self._buckets.sort(key=lambda bucket: (bucket.source_length + bucket.target_length, bucket.shape))
         self.shapes = [bucket.shape for bucket in self._buckets]
-        self.num_pairs = len(pairs)
-        self.num_tokens = int(target_lengths.sum())
+        self.num_pairs = sum(bucket.num_pairs for bucket in self._buckets)
+        self.num_tokens = sum(bucket.target_tokens for bucket in self._buckets)
         positions = sum(
             bucket.num_batches * bucket.rows * (bucket.source_length + bucket.target_length) for bucket in self._buckets
         )
-        self.padding_share = 1 - (int(source_lengths.sum()) + self.num_tokens) / positions
+        self.padding_share = 1 - (sum(bucket.source_tokens for bucket in self._buckets) + self.num_tokens) / positions
+
+    def _bucket(self, pairs, repeats, multiple):
+        source_length, target_length = (int(x[pairs].max()) for x in (self._source_lengths, self._target_lengths))
+        return self._sized(repeated(pairs, repeats), None, source_length, target_length, multiple)
+
+    def _packed_bucket(self, pairs, repeats, multiple):
+        if repeats is not None:
+            raise ValueError(
+                "packed_length does not go with a Mixture, whose pairs change with the epoch. Give one of them."
+            )
+        length = min(self.packed_length, self.batch_tokens // multiple)
+        packs = pack(self._source_lengths[pairs], self._target_lengths[pairs], length)
+        packs = dataclasses.replace(packs, pairs=pairs[packs.pairs])
+        lines = repeated(np.arange(len(packs), dtype="int32"), None)
+        return self._sized(lines, packs, packs.source_length, packs.target_length, multiple)
+
+    def _sized(self, lines, packs, source_length, target_length, multiple):
+        """The bucket with as few rows as its batches need."""
+        number = lines.number
+        most_rows = self.batch_tokens // max(source_length, target_length) // multiple * multiple
+        num_batches = -(-number // most_rows)
+        # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
+        rows = -(-number // (num_batches * multiple)) * multiple
+        num_batches = -(-number // rows)
+        members = lines.members if packs is None else packs.pairs
+        tokens = [lines.total(lengths[members]) for lengths in (self._source_lengths, self._target_lengths)]
+        num_pairs = number if packs is None else len(members)
+        return Bucket(lines, packs, rows, source_length, target_length, num_batches, num_pairs, *tokens)
 
     @property
     def epoch(self):
@@ -148,45 +216,159 @@ class Batches(keras.utils.PyDataset):
         self._begin(epoch)
         self._is_watched = False
 
+    def state(self):
+        """Where training stands: ``{"epoch": int, "position": int}``, the next batch to train on, for ``restore``.
+
+        Under ``fit`` of a kt.Transformer it is exact after every step, however far data are read ahead. Elsewhere it is the
+        batch after the last one asked for.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> texts = ["a dog", "a cat", "a bird", "a fish"]
+        >>> tokenizer = kt.Tokenizer.train(texts, vocabulary_size=280)
+        >>> batches = kt.Batches(texts, texts, tokenizer, batch_tokens=16)
+        >>> batches.restore({"epoch": 3, "position": 1})
+        >>> batches.state(), batches.full_length - len(batches)
+        ({'epoch': 3, 'position': 1}, 1)
+        """
+        epoch, position = self._trained or (self._epoch, self._asked)
+        if position == self.full_length:
+            epoch, position = epoch + 1, 0
+        return {"epoch": epoch, "position": position}
+
+    def restore(self, state):
+        """Goes on from a state: the rest of that epoch, which is one shorter epoch, and then whole ones.
+
+        ``fit`` of a kt.Transformer trains the rest as its first epoch. Another Keras model takes all epochs of one call for as
+        long as the first: give it ``epochs=initial_epoch + 1`` and call ``fit`` once more for the others.
+
+        Args:
+            state: what ``state`` gave, of a Batches with the same texts and arguments.
+
+        Raises:
+            ValueError: it is no such state, or lies beyond the epoch's end.
+        """
+        if not isinstance(state, dict) or set(state) != {"epoch", "position"}:
+            raise ValueError(f'The state must be {{"epoch": int, "position": int}}. Received: {state!r}.')
+        _check_integers(0, **state)
+        if state["position"] > self.full_length:
+            raise ValueError(
+                f"The state {state!r} lies beyond the end of an epoch of {self.full_length} batches: it belongs to other texts "
+                "or arguments. Give those it was made with."
+            )
+        is_over = state["position"] == self.full_length
+        self.set_epoch(int(state["epoch"]) + is_over)
+        self._start = self._asked = 0 if is_over else int(state["position"])
+
+    @property
+    def full_length(self):
+        """Batches in a whole epoch; ``len`` is that less those before the position that ``restore`` was given."""
+        return len(self._plan)
+
+    def beginning(self):
+        """The state in which the next ``fit`` begins."""
+        return {"epoch": self.epoch, "position": 0 if self._is_served else self._start}
+
+    def trained_on(self, batches):
+        """Takes note that so many more batches have been trained on, whatever was read ahead; for ``fit``.
+
+        No execution of several steps crosses the end of an epoch.
+        """
+        epoch, position = self._trained or (self._epoch, self._start)
+        if position == self.full_length:
+            epoch, position = epoch + 1, 0
+        self._trained = epoch, min(position + batches, self.full_length)
+
+    def example(self, index):
+        """One of the first two batches of an epoch: they differ in S, and in T, where these differ at all."""
+        return self._layout(self._request(index))
+
+    @contextlib.contextmanager
+    def aside(self):
+        """Within, a whole epoch can be read through by the way; it then goes on where it was."""
+        kept = dict(vars(self))
+        self.set_epoch(self.epoch)
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
+
     def _begin(self, epoch):
         self._plan = self._deal(epoch)
         self._epoch = epoch
+        self._start = self._asked = 0
+        self._trained = None
         self._is_served = False  # whether the last batch has been asked for
 
     def _deal(self, epoch):
-        """The epoch's batches in order: list of (bucket, pair numbers (B,)); -1 stands for a row of padding."""
+        """The epoch's batches in order: list of (bucket, its lines (B,)); -1 stands for a line of padding."""
         # A generator's raw bits are fixed for good; its shuffling methods may change from one NumPy to the next.
         bits = np.random.Philox(key=np.array([self.seed, epoch], dtype="uint64"))
         plan = []
         for bucket in self._buckets:
-            order = np.argsort(bits.random_raw(len(bucket.pairs)), kind="stable") if self.shuffle else slice(None)
-            rows = np.full(bucket.num_batches * bucket.rows, -1)
-            rows[: len(bucket.pairs)] = bucket.pairs[order]
+            members = bucket.repeated.of_epoch(bits, self.shuffle)
+            rows = np.full(bucket.num_batches * bucket.rows, -1, "int32")
+            rows[: len(members)] = members
             plan += [(bucket, batch) for batch in rows.reshape(bucket.num_batches, bucket.rows)]
         if self.shuffle:
             plan = [plan[index] for index in np.argsort(bits.random_raw(len(plan)), kind="stable")]
-        return _with_different_start(plan)
+        return with_different_start(plan)
 
     def lines(self, epoch, index):
         """Line numbers, from 1, of the pairs in batch ``index`` of an epoch, in their order; list of int."""
-        _, pairs = self._deal(epoch)[index]
-        return [int(self._lines[pair]) for pair in pairs if pair >= 0]
+        pairs = self._pairs(*self._deal(epoch)[index])
+        return [self._line_of(pair) for pair in pairs[pairs >= 0].tolist()]
 
     def __len__(self):
-        return len(self._plan)
+        return len(self._plan) - (0 if self._is_served else self._start)
 
     def __getitem__(self, index):
         # Here and not in on_epoch_end: TensorFlow reads ahead, into the next epoch before Keras has ended this one.
         if index == 0 and self._is_served:
+            trained = self._trained
             self._begin(self._epoch + 1)
-        bucket, pairs = self._plan[index]
-        if self._is_watched and index == len(self) - 1:
+            self._trained = trained
+        place = range(self._start, len(self._plan))[index]
+        batch = self._make(place)
+        self._asked = place + 1
+        if self._is_watched and self._asked == len(self._plan):
             self._is_served = True
-        pad_id = self.tokenizer.pad_id
-        source = self._source.padded(pairs, bucket.source_length, pad_id)
-        target = self._target.padded(pairs, bucket.target_length, pad_id, skip_last=1)
-        labels = self._target.padded(pairs, bucket.target_length, pad_id, skip_first=1)
-        return {"source": source, "target": target}, labels
+        return batch
+
+    def _make(self, place):
+        if self.num_workers == 0:
+            return self._layout(self._request(place))
+        if self._prefetch is None:
+            self._prefetch = Prefetch(Workers(self._layout, self.num_workers))
+        try:
+            return self._prefetch.get(self._plan, place, self._request)
+        except WorkerError:
+            self._prefetch = None  # the next batch starts workers anew
+            raise
+
+    def _request(self, place):
+        """What a worker is asked for: (pairs (B, P), S, T, epoch); of this process's rows."""
+        bucket, lines = self._plan[place]
+        return self._pairs(bucket, lines), bucket.source_length, bucket.target_length, self._epoch
+
+    def _pairs(self, bucket, lines):
+        """(B, P) pairs of those lines of a batch that are this process's; -1 for none."""
+        index, count = self.process
+        lines = lines[index::count]
+        return lines[:, None] if bucket.packs is None else bucket.packs.lines(lines)
+
+    def lengths(self):
+        """Positions of the rows of all pairs that batches are made of, eos counted: source (pairs,), target (pairs,)."""
+        pairs = [bucket.packs.pairs if bucket.packs else np.unique(bucket.repeated.members) for bucket in self._buckets]
+        pairs = np.sort(np.concatenate(pairs))
+        return self._source_lengths[pairs], self._target_lengths[pairs]
+
+    def close(self):
+        """Ends the workers, if there are any; they also end with this object. They start anew when a batch is asked for."""
+        if self._prefetch is not None:
+            self._prefetch.close()
+            self._prefetch = None
 
     def on_epoch_begin(self):
         """Called by Keras. What is looked at outside of its epochs counts for nothing."""
@@ -197,127 +379,14 @@ class Batches(keras.utils.PyDataset):
         self._is_watched = self._is_watched and not self._is_served
 
 
-class _Rows:
-    """Rows of ids of different lengths, kept as one array; row -1 is empty."""
-
-    def __init__(self, rows):
-        self.lengths = np.fromiter((len(row) for row in rows), dtype="int64", count=len(rows))
-        self._ids = np.asarray(list(itertools.chain.from_iterable(rows)))
-        # A last row of no ids stands for a row of padding.
-        ends = np.cumsum(self.lengths)
-        self._begins = np.append(ends - self.lengths, 0)
-        self._ends = np.append(ends, 0)
-
-    def check(self, vocabulary_size, name, lines):
-        """Raises for an id outside the vocabulary, naming the line it came from; then stores ids in 32 bits."""
-        try:
-            check_ids(self._ids, vocabulary_size)
-        except ValueError:
-            for number, row in zip(lines, np.split(self._ids, self._begins[1:-1]), strict=True):
-                check_ids(row, vocabulary_size, name=f"the tokenizer's ids of {name}:{number}")
-        self._ids = self._ids.astype("int32")
-
-    def padded(self, rows, length, pad_id, skip_first=0, skip_last=0):
-        """Those rows, without so many ids in front and behind, as one array (B, length)."""
-        places = self._begins[rows][:, None] + skip_first + np.arange(length)  # (B, length)
-        inside = places < self._ends[rows][:, None] - skip_last
-        return np.where(inside, self._ids.take(places, mode="clip"), np.int32(pad_id))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bucket:
-    """Pairs that share one shape."""
-
-    pairs: np.ndarray
-    rows: int
-    source_length: int
-    target_length: int
-    num_batches: int
-
-    @property
-    def shape(self):
-        return self.rows, self.source_length, self.target_length
-
-
-def _make_bucket(pairs, source_lengths, target_lengths, batch_tokens):
-    source_length, target_length = int(source_lengths.max()), int(target_lengths.max())
-    most_rows = batch_tokens // max(source_length, target_length)
-    num_batches = -(-len(pairs) // most_rows)
-    # Rows spread evenly: the last batch then lacks less than one row for each batch, instead of half a batch on average.
-    rows = -(-len(pairs) // num_batches)
-    return _Bucket(pairs, rows, source_length, target_length, num_batches)
-
-
-def _group_by_shape(source_lengths, target_lengths, num_buckets):
-    """Parts the pairs into at most num_buckets groups so that few positions are padded; a list of index arrays.
-
-    A pair fits into a shape when neither of its sides is longer; it goes into the smallest that fits. Shapes are points
-    of a grid of lengths: each in turn is taken out and put where it saves most, until nothing changes.
-    """
-    source_grid, source_cells = _grid_cells(source_lengths)
-    target_grid, target_cells = _grid_cells(target_lengths)
-    grid = len(source_grid), len(target_grid)
-    pair_cells = np.ravel_multi_index((source_cells, target_cells), grid)
-    cells, places, weights = np.unique(pair_cells, return_inverse=True, return_counts=True)  # cells that hold pairs
-    rows, columns = np.unravel_index(np.arange(grid[0] * grid[1]), grid)
-    sizes = source_grid[rows] + target_grid[columns]
-    fits = (rows[:, None] >= rows[cells]) & (columns[:, None] >= columns[cells])  # fits[shape, cell]
-
-    def cost(shapes):
-        """Positions each cell's pairs take in the smallest of the shapes that fits."""
-        return np.where(fits[shapes], sizes[shapes][:, None], sizes[-1]).min(axis=0)
-
-    def best_addition(shapes):
-        saved = np.where(fits, np.maximum(cost(shapes) - sizes[:, None], 0), 0) @ weights
-        return int(np.argmax(saved))
-
-    shapes = [len(sizes) - 1] * min(num_buckets, len(weights))  # the largest, which fits all; the first stays
-    improved = True
-    while improved:
-        improved = False
-        for place in range(1, len(shapes)):
-            others = shapes[:place] + shapes[place + 1 :]
-            moved = [*others[:place], best_addition(others), *others[place:]]
-            if cost(moved) @ weights < cost(shapes) @ weights:
-                shapes, improved = moved, True
-    choice = np.where(fits[shapes], sizes[shapes][:, None], sizes[-1] + 1).argmin(axis=0)
-    return [np.flatnonzero(choice[places] == group) for group in np.unique(choice)]
-
-
-def _grid_cells(lengths):
-    """At most _GRID of the lengths, the longest among them; and the place in it of the first that is not shorter, for each."""
-    grid = np.unique(lengths)
-    if len(grid) > _GRID:
-        # Half of them follow the bulk of the lengths, half the few long ones.
-        bulk = np.quantile(lengths, np.linspace(0, 1, _GRID // 2 + 1)[1:], method="higher")
-        tail = np.geomspace(grid[0], grid[-1], _GRID // 2)[:-1]
-        grid = np.unique(np.append(bulk, grid[np.searchsorted(grid, tail)]))
-    return grid, np.searchsorted(grid, lengths)
-
-
-def _with_different_start(plan):
-    """Brings to the front two batches that differ in S, and in T, where these differ at all.
-
-    Keras on TensorFlow reads the sizes of a dataset off its first two batches and takes for fixed what is equal in both.
-    Such two always exist: if a and b differ in S alone, any c of another T than theirs differs from a or from b in S as
-    well.
-    """
-    first_places = {}  # of each (S, T)
-    for place, (bucket, _) in enumerate(plan):
-        first_places.setdefault((bucket.source_length, bucket.target_length), place)
-    varying = [side for side in (0, 1) if len({lengths[side] for lengths in first_places}) > 1]
-    if not varying:
-        return plan
-    first, second = next(
-        (first_places[a], first_places[b])
-        for a, b in itertools.combinations(first_places, 2)
-        if all(a[side] != b[side] for side in varying)
-    )
-    rest = [batch for place, batch in enumerate(plan) if place not in (first, second)]
-    return [plan[first], plan[second], *rest]
-
-
 def _check_integers(minimum, **arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not minimum <= value < 2**63:
             raise ValueError(f"{name} must be an integer from {minimum} to 2**63 - 1. Received: {value!r}.")
+
+
+def _checked_process(process):
+    is_pair = isinstance(process, tuple) and len(process) == 2 and all(isinstance(x, int) for x in process)
+    if not is_pair or not 0 <= process[0] < process[1]:
+        raise ValueError(f"process must be (index, count) with 0 <= index < count. Received: {process!r}.")
+    return process

@@ -1,34 +1,19 @@
 """Two aligned texts read as pairs, so that line n of one is always the translation of line n of the other.
 
-Text readers disagree on what ends a line (a lone CR, U+2028 and others), which silently shifts one
-side against the other. Here only the line feed does. Nothing is left out without being counted.
+Text readers disagree on what ends a line (a lone CR, U+2028 and others), which silently shifts one side against the other. Here
+only the line feed does. Nothing is left out without being counted, and no corpus need fit into memory. Needs no Keras.
 """
 
-import contextlib
 import dataclasses
-import gzip
+import itertools
 import os
-import zlib
+import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from keras_transformer.text.filters import PairCounts, Sieve
+from keras_transformer.text.formats import is_standard_input, lines_of, name_of, rows_of, shards, table_kind
 
-
-@dataclasses.dataclass(frozen=True)
-class PairCounts:
-    """What became of the lines of a corpus: ``lines = kept + empty``.
-
-    Args:
-        lines: line pairs read.
-        kept: pairs in the corpus.
-        empty: pairs left out because a side is blank.
-    """
-
-    lines: int
-    kept: int
-    empty: int
+NORMALIZATIONS = ("NFC", "NFKC", None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +41,20 @@ class Corpus:
 
 
 def read_lines(path):
-    """The lines of a UTF-8 text file, plain or gzip, one after the other.
+    """The lines of a UTF-8 text file, plain, gzip or zstd, one after the other; of several for a pattern ("train-*.en").
 
-    Only a line feed ends a line; the CR of a CRLF and a byte order mark at the start of the file
+    Only a line feed ends a line; the CR of a CRLF and a byte order mark at the start of a file
     are taken off.
 
     Args:
-        path: the file, or a buffered binary stream of its content, such as sys.stdin.buffer. gzip is told by the content,
-            not by the name.
+        path: the file; a pattern; "-" for standard input; or a buffered binary stream of its content. Compression is told by
+            the content, not by the name.
 
     Returns:
         Generator of str.
 
     Raises:
-        ValueError: the file is missing or unreadable, its gzip data are damaged, or a line is not
+        ValueError: the file is missing or unreadable, its compressed data are damaged, or a line is not
             UTF-8.
 
     Example:
@@ -81,41 +66,170 @@ def read_lines(path):
     >>> list(read_lines(file))
     ['A dog runs.', 'A cat sleeps.']
     """
-    name = path if isinstance(path, str | os.PathLike) else getattr(path, "name", "the text")
-    for number, line in enumerate(_binary_lines(path, name), start=1):
-        if number == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
+    files = shards(path) if isinstance(path, str | os.PathLike) else [path]
+    return (line for file in files for _, line in lines_of(file))
+
+
+class PairStream:
+    """The pairs of a corpus, one after the other, filtered and counted; it can be gone through again, standard input once.
+
+    Args:
+        source: path of a text file, a pattern of shards, "-" for standard input, or a list of str. Or, with target=None, of a
+            file with both sides in it: ``.tsv``, ``.jsonl``, ``.parquet``.
+        target: the same for the other side; as many shards, each of as many lines.
+        columns: of source and target in a file with both: numbers from 0 in TSV, names in JSONL and Parquet, where a dot leads
+            into nested values ("translation.en").
+        filters: Filters.
+        normalization: "NFC" or "NFKC" of every line, or None. A Tokenizer normalises too, by its own rule.
+        on_bad_line: "error", or "skip" to leave out and count lines that are not UTF-8, lack a column, or are no text.
+
+    Attributes:
+        counts: PairCounts of what was read so far; final when the iteration is.
+
+    Raises:
+        ValueError: an argument is impossible. While reading: a file is missing, empty, unreadable or not UTF-8, or the line
+            counts differ.
+
+    Example:
+
+    >>> from keras_transformer.text import PairStream
+    >>> stream = PairStream(["A dog runs.", ""], ["Ein Hund rennt.", "Niemand."])
+    >>> list(stream), stream.counts.dropped
+    ([(1, 'A dog runs.', 'Ein Hund rennt.')], {'empty': 1})
+    """
+
+    def __init__(self, source, target=None, columns=None, filters=None, normalization=None, on_bad_line="error"):
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f'normalization must be "NFC", "NFKC" or None. Received: {normalization!r}.')
+        if on_bad_line not in ("error", "skip"):
+            raise ValueError(f'on_bad_line must be "error" or "skip". Received: {on_bad_line!r}.')
+        self.source, self.target = source, target
+        self.columns = columns
+        self.filters = filters
+        self.normalization = normalization
+        self.on_bad_line = on_bad_line
+        self.counts = PairCounts(0, 0)
+        self._begins = []  # (first line - 1, name of the source's shard, of the target's)
+        self._parts = self._open()
+
+    def _open(self):
+        """What is read in turn: (name of the source, of the target, function that gives (number, source, target))."""
+        skip = self.on_bad_line == "skip"
+        if _is_path(self.source) and table_kind(self.source):
+            if self.target is not None:
+                raise ValueError(
+                    f"{self.source} holds both sides, by its name. Received also target={self.target!r}. Give no target."
+                )
+            files = shards(self.source)
+            return [(name_of(file),) * 2 + (lambda file=file: rows_of(file, self.columns, skip),) for file in files]
+        if self.target is None:
             raise ValueError(
-                f"{name}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
-                "Convert the file to UTF-8, for instance with iconv, or mend the line."
-            ) from None
+                f"There is no target for the source {self.source!r:.80}. Give one, or a .tsv, .jsonl or .parquet file of both."
+            )
+        if is_standard_input(self.source) and is_standard_input(self.target):
+            raise ValueError("Standard input cannot be both sides. Give a file for one, or a .tsv file of both.")
+        sources, targets = _side_parts(self.source, "source", skip), _side_parts(self.target, "target", skip)
+        if len(sources) != len(targets):
+            raise ValueError(
+                f"{self.source} names {len(sources)} files, {self.target} names {len(targets)}. Each shard of one must be the "
+                "translation of one shard of the other, in the order of their names."
+            )
+        return [_zipped(source, target) for source, target in zip(sources, targets, strict=True)]
+
+    @property
+    def source_name(self):
+        return name_of(self.source) if _is_path(self.source) else "source"
+
+    @property
+    def target_name(self):
+        if self.target is None:
+            return self.source_name
+        return name_of(self.target) if _is_path(self.target) else "target"
+
+    def __iter__(self):
+        """(line number across all shards from 1, source, target) of each pair that is kept."""
+        sieve = Sieve(self.filters)
+        self._begins, before = [], 0
+        for source_name, target_name, read in self._parts:
+            self._begins.append((before, source_name, target_name))
+            number = 0
+            for number, source, target in read():
+                source, target = self._normalized(source), self._normalized(target)
+                kept = sieve.passes(source, target)
+                self.counts = sieve.counts if number % 4096 == 0 else self.counts
+                if kept:
+                    yield before + number, source, target
+            before += number
+        self.counts = sieve.counts
+
+    def _normalized(self, text):
+        return text if text is None or self.normalization is None else unicodedata.normalize(self.normalization, text)
+
+    def place(self, line, side="source"):
+        """ "file:line" of a pair that was read."""
+        before, *names = next(begin for begin in reversed(self._begins) if begin[0] < line)
+        return f"{names[side == 'target']}:{line - before}"
 
 
-def _binary_lines(path, name):
-    try:
-        with open(path, "rb") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path) as plain:
-            compressed = plain.peek(2).startswith(_GZIP_MAGIC)
-            yield from gzip.GzipFile(fileobj=plain) if compressed else plain
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {name} (looked in {Path.cwd()}). Check the path.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name} is a damaged gzip file: {error}. Fetch or compress it again.") from None
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror or error}. Give a readable text file.") from None
+def _is_path(text):
+    return isinstance(text, str | os.PathLike)
 
 
-def read_pairs(source, target):
-    """Two aligned texts as validated pairs.
+def _side_parts(text, name, skip):
+    """[(name, function that gives (number, line))] of the shards of one side."""
+    if _is_path(text):
+        return [(name_of(file), lambda file=file: lines_of(file, skip)) for file in shards(text)]
+    if isinstance(text, bytes) or not isinstance(text, Iterable):
+        _refuse(text, name)
+    lines = list(text)
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, str):
+            _refuse(line, f"Line {number} of {name}")
+    return [(name, lambda: enumerate(lines, start=1))]
+
+
+def _refuse(value, name):
+    raise ValueError(f"{name} is of type {type(value).__name__}: {value!r}. Expected a file's path or a list of str.")
+
+
+def _zipped(source, target):
+    (source_name, source_lines), (target_name, target_lines) = source, target
+
+    def read():
+        nothing = (0, None)
+        count, sides = 0, (source_lines(), target_lines())
+        for one, other in itertools.zip_longest(*sides, fillvalue=nothing):
+            if nothing in (one, other):
+                more = sum(1 for _ in (sides[1] if one is nothing else sides[0])) + 1
+                found = (count, count + more) if one is nothing else (count + more, count)
+                raise _unequal((source_name, target_name), found)
+            count += 1
+            yield count, one[1], other[1]
+        if not count:
+            raise ValueError(f"{source_name} and {target_name} are empty. Give texts with one sentence a line.")
+
+    return source_name, target_name, read
+
+
+def _unequal(names, found):
+    for name, count in zip(names, found, strict=True):
+        if not count:
+            return ValueError(f"{name} is empty. Give a text with one sentence a line.")
+    return ValueError(
+        f"{names[0]} has {found[0]} lines, {names[1]} has {found[1]}. "
+        "Line n of one must translate line n of the other: give files of equal length."
+    )
+
+
+def read_pairs(source, target=None, **kwargs):
+    """Two aligned texts as validated pairs, all of them in memory; PairStream reads one after the other.
 
     Pairs of which a side is blank are left out and counted.
 
     Args:
-        source: path of a text file (plain or gzip), or a list of str.
+        source: path of a text file, or a list of str; see PairStream.
         target: the same for the other side; as many lines.
+        kwargs: further arguments of PairStream.
 
     Returns:
         Corpus.
@@ -131,43 +245,20 @@ def read_pairs(source, target):
     >>> corpus.source, corpus.target, corpus.counts.empty
     (['A dog runs.'], ['Ein Hund rennt.'], 1)
     """
-    source_lines, source_name = _side(source, "source")
-    target_lines, target_name = _side(target, "target")
-    if len(source_lines) != len(target_lines):
-        raise ValueError(
-            f"{source_name} has {len(source_lines)} lines, {target_name} has {len(target_lines)}. "
-            "Line n of one must translate line n of the other: give files of equal length."
-        )
-    kept = [
-        (number, *pair)
-        for number, pair in enumerate(zip(source_lines, target_lines, strict=True), start=1)
-        if all(side.strip() for side in pair)
-    ]
+    stream = PairStream(source, target, **kwargs)
+    kept = list(stream)
     if not kept:
-        raise ValueError(
-            f"{source_name} and {target_name} hold no pair: on each of {len(source_lines)} lines a side is blank. "
+        raise ValueError(none_left(stream))
+    lines, sources, targets = (list(column) for column in zip(*kept, strict=True))
+    return Corpus(sources, targets, lines, stream.counts, stream.source_name, stream.target_name)
+
+
+def none_left(stream):
+    """What to say of a corpus without a pair."""
+    names = " and ".join(dict.fromkeys((stream.source_name, stream.target_name)))
+    if stream.counts.dropped.keys() <= {"empty"}:
+        return (
+            f"{names} hold no pair: on each of {stream.counts.lines} lines a side is blank. "
             "Give files with text on both sides."
         )
-    counts = PairCounts(lines=len(source_lines), kept=len(kept), empty=len(source_lines) - len(kept))
-    lines, sources, targets = (list(column) for column in zip(*kept, strict=True))
-    return Corpus(sources, targets, lines, counts, source_name, target_name)
-
-
-def _side(text, name):
-    """The lines of one side and what to call it in messages."""
-    if isinstance(text, str | os.PathLike):
-        name, lines = os.fspath(text), list(read_lines(text))
-    else:
-        if isinstance(text, bytes) or not isinstance(text, Iterable):
-            _refuse(text, name)
-        lines = list(text)
-        for number, line in enumerate(lines, start=1):
-            if not isinstance(line, str):
-                _refuse(line, f"Line {number} of {name}")
-    if not lines:
-        raise ValueError(f"{name} is empty. Give a text with one sentence a line.")
-    return lines, name
-
-
-def _refuse(value, name):
-    raise ValueError(f"{name} is of type {type(value).__name__}: {value!r}. Expected a file's path or a list of str.")
+    return f"{names} hold no pair that passes: {stream.counts}. Give other texts or wider filters."

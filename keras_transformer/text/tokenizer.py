@@ -14,6 +14,7 @@ import sentencepiece
 
 from keras_transformer.text.corpus import read_lines
 from keras_transformer.text.ids import check_ids
+from keras_transformer.text.pieces import user_symbols
 
 # SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a constant, not the
 # machine's.
@@ -21,6 +22,7 @@ _TRAINING_THREADS = 16
 # Bytes of a text to learn from. SentencePiece's own 4192 would leave out longer texts without a word.
 _LONGEST_TEXT = 2**30  # the most it allows
 # "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
+_SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
 _FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
 
 
@@ -39,6 +41,7 @@ class Tokenizer:
     Attributes:
         vocabulary_size: V, special ids and bytes included.
         pad_id, unk_id, bos_id, eos_id: the special ids.
+        user_symbols: tuple of the symbols that ``train`` was given, such as language tags.
 
     Args:
         serialized: bytes of a SentencePiece model that has all four special ids.
@@ -79,7 +82,9 @@ class Tokenizer:
                 "eos_id=3."
             )
         self._serialized = bytes(serialized)
-        self._special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id])
+        self.user_symbols = user_symbols(self._serialized)
+        symbols = [self._processor.piece_to_id(symbol) for symbol in self.user_symbols]
+        self._special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id, *symbols])
 
     @classmethod
     def train(
@@ -89,6 +94,7 @@ class Tokenizer:
         model_type="unigram",
         normalization="nfkc",
         character_coverage=0.9999,
+        user_symbols=(),
     ):
         """Learns a vocabulary, the same one on every machine.
 
@@ -103,6 +109,8 @@ class Tokenizer:
             character_coverage: share of the corpus's characters that get pieces of their own, from
                 0.98 to 1; the rarest are spelt in bytes. Take 0.9995 for scripts of thousands of
                 characters.
+            user_symbols: texts that are one piece wherever they occur and that ``decode`` leaves out, such as the tag "<2de>" with
+                which a source asks for its language (Johnson et al. 2017, section 3).
 
         Returns:
             Tokenizer.
@@ -117,6 +125,9 @@ class Tokenizer:
             raise ValueError(f"vocabulary_size must be an integer from 1 to 2**31 - 1. Received: {vocabulary_size!r}.")
         if not isinstance(character_coverage, int | float) or not 0.98 <= character_coverage <= 1:
             raise ValueError(f"character_coverage must be a number from 0.98 to 1. Received: {character_coverage!r}.")
+        for symbol in user_symbols:
+            if not isinstance(symbol, str) or not symbol.strip() or symbol in _SPECIAL_PIECES:
+                raise ValueError(f"A user symbol must be a text that is no special piece. Received: {symbol!r}.")
         model, failures = io.BytesIO(), []
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -129,6 +140,7 @@ class Tokenizer:
                 normalization_rule_name=normalization,
                 byte_fallback=True,
                 max_sentence_length=_LONGEST_TEXT,
+                user_defined_symbols=list(user_symbols),
                 required_chars="▁",  # spelt in bytes, a space would not come back as one
                 pad_id=0,
                 unk_id=1,
@@ -204,10 +216,58 @@ class Tokenizer:
         rows = self._processor.encode(texts, out_type=int, add_bos=add_bos, add_eos=add_eos)
         return rows[0] if isinstance(text, str) else rows
 
+    def sample(self, text, key, alpha=0.2, most=None, candidates=16):
+        """Ids of a text cut into pieces in one of its likely ways: other ways in other epochs make a model robust.
+
+        One of the best ways is drawn with a probability proportional to P(pieces)^alpha: 0 takes all of them alike, a large alpha
+        the best. The draw depends on the key alone, so that training that was broken off meets the same pieces.
+
+        Args:
+            text: str.
+            key: (seed, epoch, line), integers from 0.
+            alpha: smoothness of the draw, from 0.
+            most: pieces at most; ways that take more are left out, and if all do, ``encode`` decides.
+            candidates: ways looked at.
+
+        Returns:
+            list of int, without bos and eos.
+
+        Raises:
+            ValueError: the model is no unigram model, alpha is negative, or the text is none.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> tokenizer = kt.Tokenizer.train(["a dog runs", "a dog sleeps"], vocabulary_size=280)
+        >>> ids = tokenizer.sample("a dog runs", key=(1, 0, 7), alpha=0.1)
+        >>> ids == tokenizer.sample("a dog runs", key=(1, 0, 7), alpha=0.1), tokenizer.decode(ids)
+        (True, 'a dog runs')
+
+        Reference: Kudo 2018, "Subword Regularization", section 3.3.
+        """
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha >= 0:
+            raise ValueError(f"alpha must be a number from 0. Received: {alpha!r}.")
+        usual = self.encode(text)
+        try:
+            rows = self._processor.nbest_encode(text, nbest_size=candidates, out_type=int)
+        except RuntimeError:
+            raise ValueError(
+                'Only a unigram model knows several ways to cut a text. Train the tokenizer with model_type="unigram".'
+            ) from None
+        rows = [ids for ids in rows if most is None or len(ids) <= most]
+        if len(rows) < 2:
+            return rows[0] if rows else usual
+        scores = alpha * np.array([sum(map(self._processor.get_score, ids)) for ids in rows])
+        ends = np.cumsum(np.exp(scores - scores.max()))
+        seed, epoch, line = key
+        bits = np.random.Philox(key=np.array([seed, epoch], "uint64"), counter=np.array([0, line, 0, 1], "uint64"))
+        drawn = (int(bits.random_raw(1)[0]) >> 11) * 2.0**-53 * ends[-1]
+        return rows[int(np.searchsorted(ends, drawn, side="right"))]
+
     def decode(self, ids):
         """Text of a row of ids, or of each row.
 
-        Whatever follows the first eos_id is ignored and special ids are dropped, so raw output of a
+        Whatever follows the first eos_id is ignored, special ids and user symbols are dropped, so raw output of a
         search can be given.
 
         Args:

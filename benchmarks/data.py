@@ -1,0 +1,383 @@
+"""Text to batches: how fast a large corpus is prepared and read, in how much memory, beside tf.data, PyTorch and grain.
+
+A corpus of sentences as long as Multi30k's is generated, prepared into shards by the command line, and read
+by one contender after the other, each a process of its own. All do the same work on the same prepared text: ids of pairs in a
+shuffled order, in batches of similar length padded to the longest. Tokens a second are real tokens of both sides.
+"""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from harness import head, machine, measure, median, serve, spread, write_json
+
+BATCH_TOKENS = 4096
+TOKENS_WANTED = 2_000_000  # a second, with two workers
+MEMORY_WANTED = 1024  # MB
+CONTENDERS = {
+    "ours": 0,
+    "ours, 1 worker": 1,
+    "ours, 2 workers": 2,
+    "ours, sampling, 2 workers": 2,
+    "tf.data": 0,
+    "torch DataLoader": 0,
+    "torch DataLoader, 2 workers": 2,
+    "grain over ArrayRecord": 0,
+    "grain over ArrayRecord, 2 workers": 2,
+}
+
+
+def write_corpus(folder, pairs):
+    """Two files of ``pairs`` lines: random words in sentences as long as Multi30k's, about 75 bytes a side."""
+    generator = np.random.default_rng(0)
+    words = [_words(generator, 30_000) for _ in range(2)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "train.en", "w") as source, open(folder / "train.de", "w") as target:
+        for begin in range(0, pairs, 10_000):
+            count = min(10_000, pairs - begin)
+            lengths = np.maximum(2, generator.gamma(9, 1.4, count).astype(int))
+            for file, vocabulary in zip((source, target), words, strict=True):
+                sizes = np.maximum(2, lengths + generator.integers(-2, 3, count))
+                chosen = np.minimum(generator.zipf(1.3, sizes.sum()), len(vocabulary)) - 1
+                for row in np.split(chosen, np.cumsum(sizes)[:-1]):
+                    file.write(" ".join([vocabulary[word] for word in row]) + "\n")
+    return folder / "train.en", folder / "train.de"
+
+
+def _words(generator, number):
+    letters = np.array(list("etaoinshrdlucmfwypvbgkqjxz"))
+    lengths = generator.integers(2, 9, number)
+    return ["".join(letters[np.minimum(generator.geometric(0.12, length), 26) - 1]) for length in lengths]
+
+
+# What the children do
+
+
+def _ours(folder, num_workers, sampling=None):
+    import keras_transformer as kt
+
+    batches = kt.Batches(folder, batch_tokens=BATCH_TOKENS, num_workers=num_workers, sampling=sampling, seed=1)
+
+    def epochs():
+        while True:
+            for place in range(len(batches)):
+                inputs, labels = batches[place]
+                yield int(np.count_nonzero(inputs["source"]) + np.count_nonzero(labels))
+            batches.set_epoch(batches.epoch + 1)
+
+    return epochs()
+
+
+class _Pairs:
+    """What each peer is given: random access to pairs of ids in the prepared shards, and batches of similar length."""
+
+    def __init__(self, folder):
+        from keras_transformer.text.store import Store
+
+        self.store = Store(folder)
+
+    def __len__(self):
+        return self.store.num_pairs
+
+    def __getitem__(self, number):
+        numbers = np.array([number])
+        return tuple(
+            ids[b : b + n]
+            for ids, (b,), (n,) in (side.take(numbers) for side in (self.store.source, self.store.target))
+        )
+
+    def batches(self):
+        """Numbers of the pairs of each batch: the pool of ours, by length."""
+        longest = np.maximum(self.store.source.lengths, self.store.target.lengths)
+        order = np.argsort(longest + np.random.default_rng(0).random(len(longest)), kind="stable")
+        ends, begin = [], 0
+        while begin < len(order):
+            rows = max(1, BATCH_TOKENS // int(longest[order[min(begin + 200, len(order) - 1)]]))
+            ends.append(order[begin : begin + rows].tolist())
+            begin += rows
+        np.random.default_rng(1).shuffle(ends)
+        return ends
+
+
+def _padded(rows):
+    padded = np.zeros((len(rows), max(map(len, rows))), "int32")
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return padded
+
+
+def _collate(pairs):
+    source, target = zip(*pairs, strict=True)
+    return _padded(source), _padded([row[:-1] for row in target]), _padded([row[1:] for row in target])
+
+
+def _tf_data(folder, num_workers):
+    import tensorflow as tf
+
+    pairs = _Pairs(folder)
+    longest = np.maximum(pairs.store.source.lengths, pairs.store.target.lengths)
+    bounds = sorted({int(np.quantile(longest, share)) + 1 for share in np.linspace(0.125, 1, 8)})
+    spec = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.int32))
+
+    def generate():
+        for number in np.random.default_rng(0).permutation(len(pairs)):
+            source, target = pairs[number]
+            yield source.astype("int32"), target.astype("int32")
+
+    data = tf.data.Dataset.from_generator(generate, output_signature=spec).shuffle(10_000, seed=0)
+    sizes = [max(1, BATCH_TOKENS // bound) for bound in bounds]
+    data = data.bucket_by_sequence_length(lambda s, t: tf.maximum(tf.shape(s)[0], tf.shape(t)[0]), bounds, [*sizes, 1])
+    data = data.map(lambda s, t: (s, t[:, :-1], t[:, 1:]), num_parallel_calls=tf.data.AUTOTUNE).prefetch(
+        tf.data.AUTOTUNE
+    )
+    return (_tokens(batch) for batch in data.repeat().as_numpy_iterator())
+
+
+def _torch(folder, num_workers):
+    import torch
+
+    pairs = _Pairs(folder)
+    loader = torch.utils.data.DataLoader(
+        pairs,
+        batch_sampler=pairs.batches(),
+        collate_fn=_collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+
+    def epochs():
+        while True:
+            yield from map(_tokens, loader)
+
+    return epochs()
+
+
+def _grain(folder, num_workers):
+    import grain
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # outside of an absl program workers ask for it
+    file = Path(folder).parent / "pairs.array_record"
+    source = grain.sources.ArrayRecordDataSource([str(file)])
+    groups = _Pairs(folder).batches()
+    data = grain.MapDataset.source(_Groups(source, groups)).seed(0).shuffle().repeat().map(_unpack)
+    data = data.to_iter_dataset()
+    if num_workers:
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return (_tokens(batch) for batch in data)
+
+
+class _Groups:
+    """Records of each batch, read together."""
+
+    def __init__(self, source, groups):
+        self.source, self.groups = source, groups
+
+    def __len__(self):
+        return len(self.groups)
+
+    def __getitem__(self, number):
+        return self.source.__getitems__(self.groups[number])
+
+
+def _unpack(records):
+    pairs = []
+    for record in records:
+        row = np.frombuffer(record, "int32")
+        pairs.append((row[1 : 1 + row[0]], row[1 + row[0] :]))
+    return _collate(pairs)
+
+
+def write_array_record(folder):
+    """The same pairs as ArrayRecord, for grain; its bytes."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    pairs, file = _Pairs(folder), Path(folder).parent / "pairs.array_record"
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for number in range(len(pairs)):
+        source, target = pairs[number]
+        writer.write(np.concatenate([[len(source)], source, target]).astype("int32").tobytes())
+    writer.close()
+    return file.stat().st_size
+
+
+def _tokens(batch):
+    return int(np.count_nonzero(batch[0]) + np.count_nonzero(batch[2]))
+
+
+def contender(name, folder, seconds):
+    """The child's side: reads for so many seconds a burst."""
+    workers = CONTENDERS[name]
+    reader = {"ours": _ours, "tf.data": _tf_data, "torch": _torch, "grain": _grain}[name.replace(",", " ").split()[0]]
+    batches = reader(folder, workers, **({"sampling": 0.2} if "sampling" in name else {}))
+    next(batches)
+
+    def burst():
+        begin, tokens, count = time.perf_counter(), 0, 0
+        while (passed := time.perf_counter() - begin) < seconds:
+            tokens += next(batches)
+            count += 1
+        return {"tokens_per_second": tokens / passed, "batches_per_second": count / passed, "rss_mb": _tree_mb()}
+
+    serve(burst)
+
+
+def _tree_mb():
+    """Resident memory of this process and its workers, pages of files included."""
+    import psutil
+
+    own = psutil.Process()
+    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)]) / 2**20
+
+
+# The parent
+
+
+def prepare(folder, files, workers):
+    """Prepares the corpus by the command line; what it took, and the most memory all its processes held at a time."""
+    import psutil
+
+    command = [
+        sys.executable,
+        "-m",
+        "keras_transformer",
+        "prepare",
+        "--source",
+        str(files[0]),
+        "--target",
+        str(files[1]),
+    ]
+    command += [
+        "--output",
+        str(folder),
+        "--workers",
+        str(workers),
+        "--tokenizer",
+        str(folder.parent / "tokenizer.model"),
+    ]
+    begin, peak = time.perf_counter(), 0.0
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while child.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(child.pid)
+            peak = max(peak, sum(process.memory_info().rss for process in [own, *own.children()]) / 2**20)
+        time.sleep(0.2)
+    if child.returncode:
+        raise RuntimeError(f"prepare ended with {child.returncode}: {child.stdout.read()}")
+    child.stdout.close()
+    return {"seconds": time.perf_counter() - begin, "peak_mb": peak}
+
+
+def step_tokens_per_second(seconds):
+    """Target tokens a second that the training step of ``base`` takes in on this machine, from benchmarks/train.py's frame."""
+    import keras_transformer as kt
+
+    model = kt.Transformer.from_preset("base", vocabulary_size=8000)
+    model.compile()
+    ids = np.random.default_rng(0).integers(4, 8000, (64, 24)).astype("int32")
+    batch = {"source": ids, "target": ids}, ids
+    model.train_on_batch(*batch)
+    begin, steps = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        model.train_on_batch(*batch)
+        steps += 1
+    return 2 * steps * ids.size / (time.perf_counter() - begin)  # of both sides
+
+
+@click.command(help=__doc__)
+@click.option("--pairs", type=click.IntRange(1), default=10_000_000, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="Length of a burst.")
+@click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Of the preparation.")
+@click.option("--only", default=None, help="Part of the names of the contenders that run.")
+@click.option(
+    "--folder",
+    default=None,
+    help="Where corpus and shards are kept; about 4 GB for 10 million pairs. Else a temporary one.",
+)
+@click.option("--step/--no-step", default=True, help="Whether the training step of base is measured too.")
+@click.option("--json", "file", default=None, help="Where to write every measurement.")
+@click.option("--contender", "child", nargs=2, hidden=True)
+def main(pairs, rounds, seconds, workers, only, folder, step, file, child):
+    if child:
+        return contender(*child, seconds)
+    click.echo(head(machine()))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(folder or temporary)
+        prepared = measure_preparation(folder, pairs, workers)
+        results = measure_reading(folder, rounds, seconds, only)
+    taken = step_tokens_per_second(seconds) if step else None
+    for line in verdicts(prepared, results, taken):
+        click.echo(line)
+    if file:
+        write_json(file, "data", results, pairs=pairs, preparation=prepared, step_tokens_per_second=taken)
+    return None
+
+
+def measure_preparation(folder, pairs, workers):
+    from keras_transformer.text import Tokenizer, read_lines
+
+    files = folder / "text" / "train.en", folder / "text" / "train.de"
+    if not files[1].exists():
+        write_corpus(folder / "text", pairs)
+        lines = (line for name in files for line, _ in zip(read_lines(name), range(100_000), strict=False))
+        Tokenizer.train(lines, vocabulary_size=8000).save(folder / "tokenizer.model")
+    size = sum(name.stat().st_size for name in files)
+    if (folder / "prepared").exists():
+        click.echo("the shards are there already: only reading is measured")
+        found = {}
+    else:
+        found = prepare(folder / "prepared", files, workers)
+    shards = sum(path.stat().st_size for path in (folder / "prepared").iterdir())
+    found |= {"pairs": pairs, "text_bytes": size, "shard_bytes": shards, "workers": workers}
+    if "seconds" in found:
+        click.echo(
+            f"prepared {pairs:,} pairs, {size / 1e6:,.0f} MB, by {workers} workers in {found['seconds']:.0f} s: "
+            f"{pairs / found['seconds']:,.0f} pairs/s, at most {found['peak_mb']:.0f} MB resident; shards {shards / 1e6:,.0f} MB"
+        )
+    return found
+
+
+def measure_reading(folder, rounds, seconds, only):
+    names = [name for name in CONTENDERS if only is None or only in name]
+    if any(name.startswith("grain") for name in names) and not (folder / "pairs.array_record").exists():
+        click.echo(f"ArrayRecord of the same ids, written: {write_array_record(folder / 'prepared') / 1e6:,.0f} MB")
+    results = {}
+    for name in names:  # one after the other: workers of several would share the cores
+        backend = {"tf.data": "tensorflow", "torch": "torch"}.get(name.replace(",", " ").split()[0], "jax")
+        command = [sys.executable, __file__, "--seconds", str(seconds), "--contender", name, str(folder / "prepared")]
+        results |= measure({name: (command, {"KERAS_BACKEND": backend})}, rounds, echo=click.echo)
+    click.echo(f"{'':36}{'tokens/s':>12} {'spread':>7} {'batches/s':>10} {'resident MB':>12}")
+    for name, bursts in results.items():
+        click.echo(
+            f"{name:36}{median(bursts, 'tokens_per_second'):12,.0f} {spread(bursts, 'tokens_per_second'):7.1%} "
+            f"{median(bursts, 'batches_per_second'):10,.1f} {max(burst['rss_mb'] for burst in bursts):12,.0f}"
+        )
+    return results
+
+
+def verdicts(prepared, results, taken):
+    """Whether the bounds are kept: lines to print."""
+
+    def line(what, value, kept, bound):
+        return f"{what}: {value}, {bound}: {'kept' if kept else 'MISSED'}"
+
+    if "peak_mb" in prepared:
+        peak = prepared["peak_mb"]
+        yield line("memory of the preparation", f"{peak:.0f} MB", peak < MEMORY_WANTED, f"below {MEMORY_WANTED}")
+    if "ours, 2 workers" in results:
+        bursts = results["ours, 2 workers"]
+        rate, memory = median(bursts, "tokens_per_second"), max(burst["rss_mb"] for burst in bursts)
+        yield line("reading, 2 workers", f"{rate:,.0f} tokens/s", rate >= TOKENS_WANTED, f"at least {TOKENS_WANTED:,}")
+        yield line("memory of reading, 2 workers", f"{memory:.0f} MB", memory < MEMORY_WANTED, f"below {MEMORY_WANTED}")
+        if taken:
+            yield line("reading over the step of base", f"{rate / taken:.0f} times", rate >= 20 * taken, "at least 20")
+
+
+if __name__ == "__main__":
+    main()

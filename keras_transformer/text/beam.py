@@ -1,0 +1,120 @@
+"""The preparation of prepare.py on many machines: an Apache Beam pipeline that writes the same shards.
+
+Beside prepare.py; the extra [beam]. The same code runs on the DirectRunner, Dataflow, Flink or Spark; the folder must be one that
+all workers see. The text must come as shards itself, aligned file by file ("train-*.en", "train-*.de"): each pair of files is cut
+into pieces by one worker, shard by shard, and nothing but counts passes between workers.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from keras_transformer.text.corpus import PairStream, none_left
+from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.formats import _module, shards
+from keras_transformer.text.prepare import (
+    ShardWriter,
+    _begin,
+    _chunks,
+    _existing,
+    _recipe,
+    total_counts,
+    write_manifest,
+)
+from keras_transformer.text.store import shard_name
+from keras_transformer.text.tokenizer import Tokenizer
+
+# Numbers of shards kept free for each pair of files.
+_NUMBERS = 100_000
+
+
+class _PrepareFiles:
+    """What a Beam worker does with one pair of files: (number, source, target) -> (number, read counts, shards)."""
+
+    def __init__(self, folder, serialized, max_length, shard_pairs, options):
+        self._arguments = folder, serialized, max_length
+        self._shard_pairs, self._options = shard_pairs, options
+
+    def __call__(self, element):
+        number, source, target = element
+        folder, serialized, max_length = self._arguments
+        writer = ShardWriter(folder, Tokenizer.from_bytes(serialized), max_length)
+        stream, made = PairStream(source, target, **self._options), []
+        for place, pairs in enumerate(_chunks(stream, self._shard_pairs)):
+            shard = number * _NUMBERS + place
+            made.append(_existing(Path(folder, shard_name(shard))) or writer((shard, pairs)))
+        return number, dataclasses.asdict(stream.counts), made
+
+
+def prepare_with_beam(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, options=None):
+    """Prepares a corpus into a folder that kt.Batches reads, with Apache Beam; called again, it goes on.
+
+    Args:
+        stream: PairStream of files; without the filter of duplicates, which no worker could decide alone.
+        tokenizer: Tokenizer.
+        folder: as prepare's, seen by all workers.
+        max_length: most positions of a row; longer pairs are left out and counted.
+        shard_pairs: pairs of text a shard, at most.
+        options: apache_beam.options.pipeline_options.PipelineOptions; None for the DirectRunner.
+
+    Returns:
+        PairCounts.
+
+    Raises:
+        ValueError: as prepare; Apache Beam is not installed; the text is no files or shall lose its duplicates.
+    """
+    beam = _module("apache_beam", "This preparation", "beam")
+    if stream.filters is not None and stream.filters.duplicates:
+        raise ValueError(
+            "Duplicates are found by one process that sees all text. Use prepare for it, or leave the filter out."
+        )
+    if not all(side is None or isinstance(side, str | os.PathLike) for side in (stream.source, stream.target)):
+        raise ValueError("Beam reads files. Received: text in memory. Give paths or patterns, or use prepare.")
+    folder = Path(folder).absolute()
+    recipe = _recipe(stream, tokenizer, max_length, shard_pairs)
+    finished = _begin(folder, recipe, tokenizer)
+    if finished is not None:
+        return finished
+    kept = {"columns": stream.columns, "filters": stream.filters}
+    kept |= {"normalization": stream.normalization, "on_bad_line": stream.on_bad_line}
+    work = _PrepareFiles(os.fspath(folder), tokenizer.to_bytes(), max_length, shard_pairs, kept)
+    results = Path(folder, "beam-results")
+    with beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "Files" >> beam.Create(_elements(stream))
+            | "Spread" >> beam.Reshuffle()
+            | "Shards" >> beam.Map(work)
+            | "Together" >> beam.combiners.ToList()
+            | "Note" >> beam.Map(_note, os.fspath(results))
+        )
+    return _finish(stream, folder, recipe, results)
+
+
+def _elements(stream):
+    sources = shards(stream.source)
+    targets = shards(stream.target) if stream.target is not None else [None] * len(sources)
+    return [
+        (number, os.path.abspath(source), None if target is None else os.path.abspath(target))
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True))
+    ]
+
+
+def _note(done, path):
+    import json
+
+    Path(path).write_text(json.dumps(sorted(done)), encoding="utf-8")
+
+
+def _finish(stream, folder, recipe, results):
+    import json
+
+    done = json.loads(results.read_text(encoding="utf-8"))
+    read = sum((PairCounts(**counts) for _, counts, _ in done), PairCounts(0, 0))
+    made = [about for _, _, shards_of_file in done for about in shards_of_file]
+    counts = total_counts(read, made)
+    if not counts.kept:
+        raise ValueError(none_left(stream))
+    write_manifest(folder, recipe, made, counts)
+    results.unlink()
+    return counts

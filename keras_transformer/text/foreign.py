@@ -1,0 +1,198 @@
+"""Tokenizers of other libraries where ours is taken: keras-nlp's and those of Hugging Face's tokenizers. Needs no Keras."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keras_transformer.text.ids import check_ids
+from keras_transformer.text.tokenizer import Tokenizer
+
+# What libraries call the special pieces, ours first.
+_NAMES = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>"),
+    "unk": ("<unk>", "[UNK]", "<|unk|>"),
+    "bos": ("<s>", "[BOS]", "<bos>", "[START]", "[CLS]"),
+    "eos": ("</s>", "[EOS]", "<eos>", "[END]", "[SEP]", "<|endoftext|>"),
+}
+
+
+def as_tokenizer(tokenizer, **pieces):
+    """Whatever tokenizer it is, as one that Batches, Translator and callbacks take.
+
+    Args:
+        tokenizer: a Tokenizer, or an object with its methods: given back as it is. A ``tokenizers.Tokenizer`` of Hugging Face. A
+            tokenizer of keras-nlp: a SentencePieceTokenizer with the four special ids becomes a Tokenizer.
+        pieces: names of special pieces where they are unusual: pad="[PAD]", unk=, bos=, eos=.
+
+    Returns:
+        An object with vocabulary_size, pad_id, unk_id, bos_id, eos_id, encode, decode. Give a Transformer the same pad_id, bos_id
+        and eos_id.
+
+    Raises:
+        ValueError: it is no tokenizer, or lacks a special piece.
+
+    Example:
+
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.text import as_tokenizer
+    >>> tokenizer = kt.Tokenizer.train(["a dog runs"], vocabulary_size=270)
+    >>> as_tokenizer(tokenizer) is tokenizer
+    True
+    """
+    if hasattr(tokenizer, "encode_batch") and hasattr(tokenizer, "token_to_id"):
+        return HuggingFaceTokenizer(tokenizer.to_str(), **pieces)
+    if callable(getattr(tokenizer, "vocabulary_size", None)) and hasattr(tokenizer, "detokenize"):
+        return _of_keras_nlp(tokenizer, pieces)
+    if hasattr(tokenizer, "vocabulary_size") and hasattr(tokenizer, "encode"):
+        return tokenizer
+    raise ValueError(
+        f"tokenizer is of type {type(tokenizer).__name__}. Expected: a Tokenizer, one of keras-nlp, or a tokenizers.Tokenizer."
+    )
+
+
+def load_tokenizer(path):
+    """Reads a file that a tokenizer's ``save`` wrote, ours or a Hugging Face one.
+
+    Raises:
+        ValueError: there is no such file, or it is no tokenizer.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return Tokenizer.load(path)  # says what is wrong
+    return HuggingFaceTokenizer.from_bytes(content) if content.startswith(b"{") else Tokenizer.load(path)
+
+
+class _Foreign:
+    """What all adapters share: special ids by name, and rows cut at eos. A subclass has ``_encode`` and ``_decode``."""
+
+    def _find_special(self, find, pieces):
+        self._pieces = {}
+        for kind, names in _NAMES.items():
+            names = (pieces[kind],) if kind in pieces else names
+            found = [(name, number) for name in names if (number := find(name)) is not None]
+            if not found and kind != "unk":
+                raise ValueError(
+                    f"The tokenizer has no {kind} piece. Looked for: {', '.join(names)}. Name its own as {kind}=..., or add one."
+                )
+            name, number = found[0] if found else (None, -1)
+            self._pieces |= {kind: name} if name else {}
+            setattr(self, f"{kind}_id", number)
+        if len({self.pad_id, self.bos_id, self.eos_id}) < 3:
+            raise ValueError(f"pad, bos and eos must be three pieces. Received: {self._pieces}.")
+
+    def encode(self, text, add_bos=False, add_eos=False):
+        """Ids of a text, or of each text of a list; see Tokenizer.encode."""
+        if isinstance(text, str):
+            return self.encode([text], add_bos, add_eos)[0]
+        begin, end = [self.bos_id] * add_bos, [self.eos_id] * add_eos
+        return [[*begin, *row, *end] for row in self._encode(list(text))]
+
+    def decode(self, ids):
+        """Text of a row of ids, or of each row, up to its eos and without special ids; see Tokenizer.decode."""
+        if getattr(ids, "ndim", 0) == 2 or (len(ids) and hasattr(ids[0], "__len__")):
+            return [self.decode(row) for row in ids]
+        row = np.asarray(ids)
+        check_ids(row, self.vocabulary_size)
+        ends = np.flatnonzero(row == self.eos_id)
+        row = row[: ends[0]] if ends.size else row
+        return self._decode(row[~np.isin(row, (self.pad_id, self.bos_id, self.unk_id))].tolist())
+
+    def save(self, path):
+        """Writes it so that load_tokenizer reads it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.to_bytes())
+
+    def __eq__(self, other):
+        return type(other) is type(self) and self.to_bytes() == other.to_bytes()
+
+    def __hash__(self):
+        return hash(self.to_bytes())
+
+
+class HuggingFaceTokenizer(_Foreign):
+    """A tokenizer of Hugging Face's tokenizers library; made by as_tokenizer.
+
+    Args:
+        serialized: its JSON, as ``to_str`` gives it.
+        pieces: names of special pieces; see as_tokenizer.
+
+    Raises:
+        ValueError: the library is missing, or the tokenizer lacks a special piece.
+    """
+
+    def __init__(self, serialized, **pieces):
+        try:
+            import tokenizers
+        except ModuleNotFoundError:
+            raise ValueError(
+                "A Hugging Face tokenizer needs tokenizers, which is not installed. pip install tokenizers."
+            ) from None
+        self._serialized = serialized
+        self._tokenizer = tokenizers.Tokenizer.from_str(serialized)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.vocabulary_size = self._tokenizer.get_vocab_size()
+        self._find_special(self._tokenizer.token_to_id, pieces)
+
+    def _encode(self, texts):
+        return [row.ids for row in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def _decode(self, ids):
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def pieces(self, ids):
+        """The piece behind each id of one row."""
+        return [self._tokenizer.id_to_token(int(number)) for number in ids]
+
+    def to_bytes(self):
+        """The whole tokenizer as bytes: the content of its file."""
+        about = {"kind": "tokenizers", "pieces": self._pieces, "tokenizer": json.loads(self._serialized)}
+        return json.dumps(about).encode("utf-8")
+
+    @classmethod
+    def from_bytes(cls, content):
+        """The tokenizer whose ``to_bytes`` these are, or whose own ``tokenizer.json``."""
+        about = json.loads(content)
+        if about.get("kind") != "tokenizers":
+            return cls(content.decode("utf-8"))
+        return cls(json.dumps(about["tokenizer"]), **about["pieces"])
+
+    def __reduce__(self):
+        return HuggingFaceTokenizer.from_bytes, (self.to_bytes(),)
+
+
+class KerasNlpTokenizer(_Foreign):
+    """A tokenizer of keras-nlp that is no SentencePiece model; made by as_tokenizer. It cannot be saved: keep its preset."""
+
+    def __init__(self, tokenizer, **pieces):
+        self._tokenizer = tokenizer
+        self.vocabulary_size = tokenizer.vocabulary_size()
+        vocabulary = {piece: number for number, piece in enumerate(tokenizer.get_vocabulary())}
+        self._find_special(vocabulary.get, pieces)
+
+    def _encode(self, texts):
+        return [np.asarray(self._tokenizer.tokenize(text)).tolist() for text in texts]
+
+    def _decode(self, ids):
+        text = self._tokenizer.detokenize(ids)
+        return text if isinstance(text, str) else np.asarray(text).item().decode("utf-8")
+
+    def pieces(self, ids):
+        """The piece behind each id of one row."""
+        return [self._tokenizer.id_to_token(int(number)) for number in ids]
+
+    def to_bytes(self):
+        raise ValueError(
+            f"A {type(self._tokenizer).__name__} of keras-nlp cannot be saved with a model. Train a kt.Tokenizer, or use "
+            "keras-nlp's SentencePieceTokenizer."
+        )
+
+
+def _of_keras_nlp(tokenizer, pieces):
+    proto = getattr(tokenizer, "proto", None)
+    if proto is None:
+        return KerasNlpTokenizer(tokenizer, **pieces)
+    return Tokenizer(proto if isinstance(proto, bytes) else Path(proto).read_bytes())

@@ -1,0 +1,52 @@
+"""Several corpora as one, mixed by weight. Needs no Keras."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Corpora of which each gives its share of an epoch; none of their pairs is left out.
+
+    The shares are the weights or, under a temperature, proportional to size^(1 / temperature): 1 leaves the corpora as large as
+    they are, the higher the more equal. The corpus whose pairs are then rarest occurs once an epoch; the others are repeated: each
+    pair as often as the share says, rounded down or up, and which are rounded up changes with the epoch.
+
+    Args:
+        corpora: list of PairStreams, or of (source, target).
+        weights: a positive number for each; None for their sizes.
+        temperature: from 1; applied to the weights.
+
+    Raises:
+        ValueError: there is no corpus, or an impossible weight or temperature.
+
+    Example:
+
+    >>> from keras_transformer.text import Mixture
+    >>> mixture = Mixture([(["a"], ["A"]), (["b"] * 4, ["B"] * 4)], temperature=2)
+    >>> mixture.repeats([1, 4])
+    [2.0, 1.0]
+
+    Reference: Arivazhagan et al. 2019, "Massively Multilingual Neural Machine Translation in the Wild", section 4.2.
+    """
+
+    corpora: list
+    weights: list | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        if not self.corpora:
+            raise ValueError("A Mixture needs at least one corpus. Received: none.")
+        if self.weights is not None and len(self.weights) != len(self.corpora):
+            raise ValueError(
+                f"There must be a weight for each corpus. Received: {len(self.weights)} for {len(self.corpora)} corpora."
+            )
+        if not all(weight > 0 for weight in self.weights or ()):
+            raise ValueError(f"Weights must be positive numbers. Received: {self.weights!r}.")
+        if not self.temperature >= 1:
+            raise ValueError(f"temperature must be a number from 1. Received: {self.temperature!r}.")
+
+    def repeats(self, sizes):
+        """How often a pair of each corpus occurs in an epoch, for corpora of so many pairs: floats from 1."""
+        weights = self.weights or sizes
+        rates = [weight ** (1 / self.temperature) / size for weight, size in zip(weights, sizes, strict=True)]
+        return [rate / min(rates) for rate in rates]

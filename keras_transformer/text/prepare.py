@@ -1,0 +1,203 @@
+"""Text -> shards of ids, once, in parallel processes; what was broken off goes on with the shards that are there. Needs no Keras.
+
+This process reads, normalises and filters the text; workers cut it into pieces and write the shards. So the text is read in one
+order, and counted, whatever the number of workers, and a shard holds the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+
+from keras_transformer.text.corpus import none_left
+from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.store import MANIFEST, TOKENIZER, describe_shard, shard_name, write_shard
+from keras_transformer.text.workers import Workers
+
+# Seconds for one shard of a worker: some 20 times what it takes.
+_LONGEST_SHARD = 600
+
+
+class ShardWriter:
+    """What a worker does: pairs of text -> pieces -> a shard.
+
+    Args:
+        folder: where shards are written.
+        tokenizer: a Tokenizer.
+        max_length: most positions of a row, eos counted; longer pairs are left out and counted.
+    """
+
+    def __init__(self, folder, tokenizer, max_length):
+        self.folder, self.tokenizer, self.max_length = os.fspath(folder), tokenizer, max_length
+
+    def __call__(self, request):
+        """(number of the shard, pairs (line, source, target)) -> what the manifest says of it."""
+        number, pairs = request
+        source = self.tokenizer.encode([pair[1] for pair in pairs], add_eos=True)
+        target = self.tokenizer.encode([pair[2] for pair in pairs], add_bos=True, add_eos=True)
+        columns = {"source": [], "target": [], "source_text": [], "target_text": [], "line": []}
+        dropped = {"empty": 0, "max_length": 0}
+        for (line, *texts), source_ids, target_ids in zip(pairs, source, target, strict=True):
+            if len(source_ids) < 2 or len(target_ids) < 3:  # text of which no piece is left
+                dropped["empty"] += 1
+            elif max(len(source_ids), len(target_ids) - 1) > self.max_length:
+                dropped["max_length"] += 1
+            else:
+                row = (source_ids, target_ids, *texts, line)
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+        counts = {"lines": len(pairs), "kept": len(columns["line"]), "dropped": {k: n for k, n in dropped.items() if n}}
+        file = shard_name(number)
+        columns["vocabulary_size"] = self.tokenizer.vocabulary_size
+        return {"file": file} | write_shard(Path(self.folder, file), columns, counts)
+
+
+def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_workers=1, progress=None):
+    """Prepares a corpus into a folder that kt.Batches reads; called again after it was broken off, it goes on.
+
+    Args:
+        stream: PairStream; standard input cannot be gone on with.
+        tokenizer: Tokenizer.
+        folder: a new folder, or one in which this preparation was begun.
+        max_length: most positions of a row, eos counted; longer pairs are left out and counted.
+        shard_pairs: pairs of text a shard.
+        num_workers: processes that cut text into pieces; 0 does it here.
+        progress: called with (pairs so far) now and then.
+
+    Returns:
+        PairCounts.
+
+    Raises:
+        ValueError: the text is unfit, or the folder holds other files or another preparation.
+        WorkerError: a worker died, raised, or did not answer in time.
+    """
+    folder = Path(folder)
+    recipe = _recipe(stream, tokenizer, max_length, shard_pairs)
+    finished = _begin(folder, recipe, tokenizer)
+    if finished is not None:
+        return finished
+    job = ShardWriter(folder, tokenizer, max_length)
+    shards = {}
+    workers = Workers(job, num_workers, timeout=_LONGEST_SHARD) if num_workers else None
+    try:
+        for number, pairs in enumerate(_chunks(stream, shard_pairs)):
+            about = _existing(folder / shard_name(number))
+            if about is not None:
+                shards[number] = about
+            elif workers is None:
+                shards[number] = job((number, pairs))
+            else:
+                shards[number] = None
+                workers.ask((number, pairs))
+                if workers.outstanding > num_workers:
+                    _take(workers, shards)
+            if progress is not None:
+                progress(number * shard_pairs + len(pairs))
+        while workers is not None and workers.outstanding:
+            _take(workers, shards)
+    finally:
+        if workers is not None:
+            workers.close()
+    counts = total_counts(stream.counts, shards.values())
+    if not counts.kept:
+        raise ValueError(
+            none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length."
+        )
+    write_manifest(folder, recipe, shards.values(), counts)
+    return counts
+
+
+def _take(workers, shards):
+    """Files the answer to the oldest request, which is for the first shard not yet there."""
+    number = next(number for number, about in shards.items() if about is None)
+    shards[number] = workers.next()
+
+
+def _existing(path):
+    if not path.is_file():
+        return None
+    try:
+        return {"file": path.name} | describe_shard(path)
+    except ValueError:
+        path.unlink()  # made anew
+        return None
+
+
+def _chunks(stream, size):
+    pairs = iter(stream)
+    while chunk := list(itertools.islice(pairs, size)):
+        yield chunk
+
+
+def total_counts(read, shards):
+    """Counts of the text, less what the shards left out for its pieces."""
+    counts = PairCounts(read.lines, read.kept, dict(read.dropped))
+    for about in shards:
+        made = about["counts"]
+        counts = counts + PairCounts(0, made["kept"] - made["lines"], made["dropped"])
+    return counts
+
+
+def write_manifest(folder, recipe, shards, counts):
+    """Writes what tells that a preparation is finished."""
+    manifest = recipe | {"finished": True, "counts": dataclasses.asdict(counts), "shards": list(shards)}
+    _write_json(Path(folder, MANIFEST), manifest)
+
+
+def _recipe(stream, tokenizer, max_length, shard_pairs):
+    """All that the shards depend on."""
+    filters = dataclasses.asdict(stream.filters) if stream.filters else {}
+    return {
+        "format": 1,
+        "source": stream.source_name,
+        "target": stream.target_name,
+        "files": [_about_file(name) for part in stream._parts for name in dict.fromkeys(part[:2])],
+        "columns": list(stream.columns) if stream.columns else None,
+        "filters": filters,
+        "normalization": stream.normalization,
+        "on_bad_line": stream.on_bad_line,
+        "max_length": max_length,
+        "shard_pairs": shard_pairs,
+        "tokenizer": hashlib.sha256(tokenizer.to_bytes()).hexdigest(),
+        "vocabulary_size": tokenizer.vocabulary_size,
+    }
+
+
+def _about_file(name):
+    return {"name": name, "bytes": os.path.getsize(name) if os.path.isfile(name) else None}
+
+
+def _begin(folder, recipe, tokenizer):
+    """Writes the recipe, or compares it with the one that is there; the counts of a preparation that is finished."""
+    path = folder / MANIFEST
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}. Give a new folder.") from None
+        different = [name for name in recipe if before.get(name) != recipe[name]]
+        if different:
+            held = ", ".join(f"{name}={before.get(name)!r}" for name in different)
+            received = ", ".join(f"{name}={recipe[name]!r}" for name in different)
+            raise ValueError(
+                f"{folder} holds a preparation with {held}. Received: {received}. Give the same, or a new folder."
+            )
+        return PairCounts(**before["counts"]) if before.get("finished") else None
+    left = {TOKENIZER, f".{MANIFEST}-new"}  # by a kill at the very beginning
+    if folder.is_dir() and any(file.name not in left for file in folder.iterdir()):
+        raise ValueError(f"{folder} holds other files. Give a new or empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TOKENIZER).write_bytes(tokenizer.to_bytes())
+    _write_json(path, recipe)
+    return None
+
+
+def _write_json(path, content):
+    new = path.with_name(f".{path.name}-new")
+    with open(new, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)

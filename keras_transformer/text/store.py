@@ -1,0 +1,247 @@
+"""Prepared text: shards of ids and text as Arrow files, read by random access without loading them. Needs no Keras.
+
+prepared.json        what it was made from and how, the counts, and each shard's size and checksum; written last
+tokenizer.model      the tokenizer that made the ids
+shard-00000.arrow    one record batch: source, target (lists of ids), source_text, target_text, line
+
+Arrow's file format is read in place: the operating system pages in what is looked at. Pages looked at are given back now and then,
+so that memory does not grow with the corpus.
+"""
+
+import bisect
+import json
+import mmap
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from keras_transformer.text.formats import _module
+
+MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
+# Rows looked at before the pages are given back: about 100 MB of pages at one page each.
+_ROWS_HELD = 25_000
+
+
+def arrow():
+    return _module("pyarrow", "Prepared text", "data")
+
+
+def shard_name(number):
+    return f"shard-{number:05d}.arrow"
+
+
+def write_shard(path, columns, counts):
+    """Writes a shard under another name and renames it, so that a kill leaves the whole file or none.
+
+    Args:
+        path: of the file.
+        columns: {"source": list of lists of ids, "target": likewise, "source_text": list of str, "target_text", "line": ints,
+            "vocabulary_size": int}.
+        counts: dict of numbers, stored with it.
+
+    Returns:
+        dict: what the manifest says of the shard.
+    """
+    pa = arrow()
+    ids = pa.list_(pa.uint16() if columns["vocabulary_size"] <= 2**16 else pa.int32())
+    arrays = {
+        "source": pa.array(columns["source"], ids),
+        "target": pa.array(columns["target"], ids),
+        "source_text": pa.array(columns["source_text"], pa.string()),
+        "target_text": pa.array(columns["target_text"], pa.string()),
+        "line": pa.array(columns["line"], pa.int64()),
+    }
+    batch = pa.record_batch(arrays)
+    schema = batch.schema.with_metadata({"counts": json.dumps(counts)})
+    new = Path(f"{path}.new")
+    with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+    with open(new, "rb") as file:
+        os.fsync(file.fileno())
+    about = describe_shard(new)
+    os.replace(new, path)
+    return about
+
+
+def describe_shard(path):
+    """{"pairs", "counts", "bytes", "crc32"} of a shard.
+
+    Raises:
+        ValueError: it is no whole shard.
+    """
+    pa = arrow()
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            counts = json.loads(reader.schema.metadata[b"counts"])
+            pairs = reader.get_batch(0).num_rows if reader.num_record_batches else 0
+        return {"pairs": pairs, "counts": counts, "bytes": os.path.getsize(path), "crc32": _crc32(path)}
+    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no whole shard: {error}. Delete it and prepare again.") from None
+
+
+def _crc32(path):
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def read_manifest(folder):
+    """The manifest of prepared text.
+
+    Raises:
+        ValueError: there is none, or the preparation was not finished.
+    """
+    path = Path(folder, MANIFEST)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no prepared text: {error}. Make it with keras-transformer prepare.") from None
+    if not manifest.get("finished"):
+        raise ValueError(
+            f"The preparation in {folder} was broken off. The same keras-transformer prepare goes on with it."
+        )
+    return manifest
+
+
+class Store:
+    """Prepared text, opened for reading.
+
+    Args:
+        folder: where keras-transformer prepare wrote it.
+        verify: whether to compare the checksum of every shard first, which reads all of it.
+
+    Attributes:
+        manifest: dict.
+        num_pairs: int.
+
+    Raises:
+        ValueError: it is not finished, or a shard is missing, of another size or damaged.
+    """
+
+    def __init__(self, folder, verify=False):
+        self.folder = os.fspath(folder)
+        self.manifest = read_manifest(folder)
+        self._shards, self._firsts, self._held = [], [], 0
+        first = 0
+        for about in self.manifest["shards"]:
+            self._shards.append(self._open(about, verify))
+            self._firsts.append(first)
+            first += about["pairs"]
+        self.num_pairs = first
+        self.source, self.target = _Side(self, "source"), _Side(self, "target")
+        self.source_texts, self.target_texts = _TextSide(self, "source_text"), _TextSide(self, "target_text")
+
+    def __reduce__(self):
+        return Store, (self.folder,)  # a worker opens the files itself
+
+    def _open(self, about, verify):
+        path = Path(self.folder, about["file"])
+        if not path.is_file() or path.stat().st_size != about["bytes"]:
+            found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+            raise ValueError(
+                f"{path} must have {about['bytes']:,} bytes. Found: {found}. Delete {MANIFEST} and prepare again."
+            )
+        if verify and _crc32(path) != about["crc32"]:
+            raise ValueError(
+                f"{path} is damaged: its checksum is another. Delete it and {MANIFEST}, and prepare again."
+            )
+        return _Shard(path)
+
+    def shard_of(self, pair):
+        """(shard, number in it) of a pair."""
+        place = bisect.bisect_right(self._firsts, pair) - 1
+        return self._shards[place], pair - self._firsts[place]
+
+    def parts(self, pairs):
+        """Yields (places among ``pairs``, shard, numbers in it) for each shard that holds some of them."""
+        places = np.searchsorted(self._firsts, pairs, side="right") - 1
+        for shard in np.unique(places):
+            where = np.flatnonzero(places == shard)
+            yield where, self._shards[shard], pairs[where] - self._firsts[shard]
+
+    def looked_at(self, rows):
+        """Gives pages back from time to time; they stay in the operating system's cache while it has room."""
+        self._held += rows
+        if self._held >= _ROWS_HELD:
+            self._held = 0
+            for shard in self._shards:
+                shard.forget()
+
+
+class _Shard:
+    """One Arrow file, mapped."""
+
+    def __init__(self, path):
+        pa = arrow()
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map.madvise(mmap.MADV_RANDOM)
+        self._batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
+        self._lists = {}
+        for name in ("source", "target"):
+            column = self._batch.column(name)
+            self._lists[name] = (
+                column.values.to_numpy(zero_copy_only=True),
+                column.offsets.to_numpy(zero_copy_only=True),
+            )
+
+    def lists(self, name):
+        """(all ids of a side, begin of each row and the end of the last)."""
+        return self._lists[name]
+
+    def text(self, name, number):
+        return self._batch.column(name)[number].as_py()
+
+    def line(self, number):
+        return self._batch.column("line")[number].as_py()
+
+    def forget(self):
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class _Side:
+    """One side's rows, with the ``take`` of a Rows; its lengths are read when they are first asked for."""
+
+    def __init__(self, store, name):
+        self._store, self._name = store, name
+        self._lengths = None
+
+    @property
+    def lengths(self):
+        if self._lengths is None:
+            parts = [np.diff(shard.lists(self._name)[1]).astype("int32") for shard in self._store._shards]
+            self._lengths = np.concatenate([np.zeros(0, "int32"), *parts])
+            self._store.looked_at(len(self._lengths))
+        return self._lengths
+
+    def take(self, numbers):
+        """Those rows one after the other: (ids, begin of each, length of each)."""
+        lengths, rows = np.empty(len(numbers), "int64"), [None] * len(numbers)
+        for where, shard, inside in self._store.parts(numbers):
+            ids, offsets = shard.lists(self._name)
+            begins, ends = offsets[inside], offsets[inside + 1]
+            lengths[where] = ends - begins
+            for place, begin, end in zip(where.tolist(), begins.tolist(), ends.tolist(), strict=True):
+                rows[place] = ids[begin:end]
+        taken = np.concatenate(rows)
+        self._store.looked_at(len(numbers))
+        return taken, np.cumsum(lengths) - lengths, lengths
+
+
+class _TextSide:
+    def __init__(self, store, name):
+        self._store, self._name = store, name
+
+    def text(self, pair):
+        shard, number = self._store.shard_of(pair)
+        self._store.looked_at(1)
+        return shard.text(self._name, number)
+
+    def line(self, pair):
+        shard, number = self._store.shard_of(pair)
+        return shard.line(number)

@@ -1,0 +1,65 @@
+"""The Beam pipeline writes what prepare writes. Runs where apache-beam is: ``make test-beam``."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+from keras_transformer.text import Filters, PairStream, prepare
+
+pytest.importorskip("apache_beam")
+from keras_transformer.text.beam import prepare_with_beam
+
+pytestmark = pytest.mark.filterwarnings("default")  # Beam's own
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus in three shards, one of them compressed, with faults that are counted."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(3):
+        source = [f"a dog runs {number} {line}" for line in range(40)]
+        target = [f"ein Hund rennt {number} {line}" for line in range(40)]
+        source[5], target[9] = "", "x" * 300
+        squeeze = gzip.compress if number == 1 else bytes
+        (folder / f"train-{number}.en").write_bytes(squeeze("\n".join(source).encode()))
+        (folder / f"train-{number}.de").write_bytes("\n".join(target).encode())
+    return folder
+
+
+def stream(folder, **kwargs):
+    return PairStream(folder / "train-*.en", folder / "train-*.de", **kwargs)
+
+
+def test_the_same_pairs_and_counts(folder, tmp_path):
+    tokenizer = kt.Tokenizer.train([text for _, *pair in stream(folder) for text in pair], vocabulary_size=330)
+    filters = Filters(max_characters=200)
+    counts = prepare_with_beam(stream(folder, filters=filters), tokenizer, tmp_path / "beam", shard_pairs=16)
+    assert counts.dropped == {"empty": 3, "max_characters": 3} and counts.lines == 120
+    assert counts == prepare(stream(folder, filters=filters), tokenizer, tmp_path / "here", num_workers=0)
+    kwargs = {"batch_tokens": 256, "num_buckets": 1, "shuffle": False}
+    beam, here = kt.Batches(tmp_path / "beam", **kwargs), kt.Batches(tmp_path / "here", **kwargs)
+    assert len(beam) == len(here)
+    for place in range(len(here)):
+        assert np.array_equal(beam[place][1], here[place][1])
+        assert np.array_equal(beam[place][0]["source"], here[place][0]["source"])
+    assert prepare_with_beam(stream(folder, filters=filters), tokenizer, tmp_path / "beam", shard_pairs=16) == counts
+
+
+def test_one_file_gives_the_same_bytes(folder, tmp_path):
+    tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=285)
+    one = PairStream(folder / "train-0.en", folder / "train-0.de")
+    prepare_with_beam(one, tokenizer, tmp_path / "beam", shard_pairs=16)
+    prepare(one, tokenizer, tmp_path / "here", shard_pairs=16, num_workers=0)
+    for file in (tmp_path / "here").iterdir():
+        if file.suffix == ".arrow":
+            assert (tmp_path / "beam" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_no_worker_can_do_alone_is_refused(folder, tmp_path):
+    tokenizer = kt.Tokenizer.train(["a dog runs"], vocabulary_size=275)
+    with pytest.raises(ValueError, match="Duplicates are found by one process"):
+        prepare_with_beam(stream(folder, filters=Filters(duplicates=True)), tokenizer, tmp_path / "p")
+    with pytest.raises(ValueError, match="Beam reads files"):
+        prepare_with_beam(PairStream(["a"], ["b"]), tokenizer, tmp_path / "p")

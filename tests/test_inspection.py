@@ -1,0 +1,124 @@
+"""What ``inspect`` and ``prepare`` print is what is there."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import keras_transformer as kt
+from keras_transformer.cli import main
+from keras_transformer.text.inspection import inspect_corpus
+
+EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps", "a bird sings", "Berlin", ""] * 8
+DE = [
+    "ein Hund rennt",
+    "eine Katze rennt",
+    "der Hund schläft",
+    "die Katze schläft",
+    "ein Vogel singt",
+    "Berlin",
+    "x",
+] * 8
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, lines in (("a.en", EN), ("a.de", DE)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_rates_and_coverage_against_a_count():
+    tokenizer = kt.Tokenizer.train(EN, vocabulary_size=280)
+    batches = kt.Batches(EN, DE, tokenizer, batch_tokens=64)
+    found = inspect_corpus(batches, num_samples=3)
+    kept = [(s, t) for s, t in zip(EN, DE, strict=True) if s.strip()]
+    ids = np.concatenate([np.array(tokenizer.encode(text), int) for pair in kept for text in pair])
+    pieces = tokenizer.pieces(ids)
+    assert (
+        found.byte_rate == pytest.approx(np.mean([piece.startswith("<0x") for piece in pieces])) and found.byte_rate > 0
+    )
+    assert found.coverage == pytest.approx(len(set(ids.tolist())) / (tokenizer.vocabulary_size - 3))
+    assert found.unknown_rate == 0
+    assert found.source_lengths.tolist() == [len(tokenizer.encode(s)) + 1 for s, _ in kept]
+    assert len(found.samples) == 3
+    for source, target in found.samples:
+        assert source[-1] == target[-1] == "</s>"
+
+
+def run(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+once = pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
+
+
+@once
+def test_inspect_prints_what_is_kept_and_how_it_is_padded(files):
+    text = ("--source", files / "a.en", "--target", files / "a.de", "--vocabulary-size", 300)
+    pytest.importorskip("matplotlib")
+    plot = files / "lengths.png"
+    said = run(
+        "inspect",
+        *text,
+        "--drop-identical",
+        "--drop-duplicates",
+        "--batch-tokens",
+        64,
+        "--num-buckets",
+        3,
+        "--plot",
+        plot,
+    )
+    assert "lines: 56" in said
+    assert "pairs: 5 kept; left out: 8 for empty, 8 for identical, 35 for duplicate" in said
+    assert "padding share: " in said and "unknown rate: 0.0000%" in said and "1 source ▁" in said
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "of 1 shapes" in run("inspect", *text, "--packed-length", 64, "--batch-tokens", 128)
+
+
+@once
+def test_prepare_twice_and_train_on_it(files):
+    pytest.importorskip("pyarrow")
+    arguments = (
+        "prepare",
+        "--source",
+        files / "a.en",
+        "--target",
+        files / "a.de",
+        "--vocabulary-size",
+        300,
+        "--workers",
+        0,
+    )
+    said = run(*arguments, "--output", files / "p", "--shard-pairs", 10)
+    assert "48 of 56 pairs kept; left out: 8 for empty" in said
+    assert run(*arguments, "--output", files / "p", "--shard-pairs", 10).splitlines()[-1] == said.splitlines()[-1]
+    batches = kt.Batches(files / "p", batch_tokens=64)
+    assert batches.num_pairs == 48
+
+
+@once
+def test_wrong_options_are_told_in_one_line(files):
+    arguments = ["inspect", "--source", str(files / "a.en"), "--target", str(files / "a.de"), "--columns", "one"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "--columns names source and target, separated by a comma" in result.output
+
+
+@once
+def test_prepare_loads_neither_keras_nor_a_backend(files):
+    """So that it starts in a moment and holds little memory."""
+    pytest.importorskip("pyarrow")
+    code = (
+        "import sys; sys.argv = ['keras-transformer', 'prepare', '--source', 'a.en', '--target', 'a.de', '--output', 'q',\n"
+        "    '--vocabulary-size', '300', '--workers', '0']\n"
+        "from keras_transformer.cli import main; main(standalone_mode=False)\n"
+        "print(sorted({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)))\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=files, capture_output=True, text=True, check=True)
+    assert child.stdout.splitlines()[-1] == "[]"

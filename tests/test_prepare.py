@@ -1,0 +1,183 @@
+"""Prepared text: the same batches as from the text itself, gone on with after a kill, refused when it is not what it says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+from keras_transformer.text import Filters, PairStream, prepare
+from keras_transformer.text.store import Store, shard_name
+
+pytest.importorskip("pyarrow")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
+WORDS = ["a", "dog", "cat", "runs", "sleeps", "in", "the", "green", "park", "on", "my", "sofa", "and", "eats", "fish"]
+
+
+def corpus(size=200):
+    generator = np.random.default_rng(0)
+    sides = [[" ".join(generator.choice(WORDS, 1 + n % 9)) for n in generator.integers(0, 50, size)] for _ in range(2)]
+    sides[0][7] = " "
+    sides[1][11] = "dog " * 60
+    return sides
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return kt.Tokenizer.train(corpus()[0], vocabulary_size=290)
+
+
+def served(batches):
+    return [batches[place] for place in range(len(batches))]
+
+
+def same(one, other):
+    def arrays(batch):
+        return [*(batch[0][name] for name in sorted(batch[0])), batch[1]]
+
+    pairs = list(zip(one, other, strict=True))
+    return all(np.array_equal(a, b) for x, y in pairs for a, b in zip(arrays(x), arrays(y), strict=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_shards_give_the_batches_of_the_text(tmp_path, tokenizer, num_workers):
+    source, target = corpus()
+    stream = PairStream(source, target)
+    counts = prepare(stream, tokenizer, tmp_path / "p", max_length=50, shard_pairs=30, num_workers=num_workers)
+    assert (counts.lines, counts.kept, counts.dropped) == (200, 198, {"empty": 1, "max_length": 1})
+    kwargs = {"batch_tokens": 256, "seed": 5, "max_length": 50}
+    text, shards = kt.Batches(source, target, tokenizer, **kwargs), kt.Batches(tmp_path / "p", **kwargs)
+    assert shards.tokenizer == tokenizer and shards.skipped == text.skipped
+    assert same(served(text), served(shards))
+    text.set_epoch(1), shards.set_epoch(1)
+    assert same(served(text), served(shards))
+    assert same(
+        served(kt.Batches(source, target, tokenizer, **kwargs, sampling=0.1)),
+        served(kt.Batches(tmp_path / "p", **kwargs, sampling=0.1)),
+    )
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".arrow"}
+
+
+def test_the_number_of_workers_changes_no_byte(tmp_path, tokenizer):
+    for workers in (0, 1, 3):
+        prepare(PairStream(*corpus()), tokenizer, tmp_path / str(workers), shard_pairs=30, num_workers=workers)
+    assert files_of(tmp_path / "0") == files_of(tmp_path / "1") == files_of(tmp_path / "3")
+
+
+def test_what_was_broken_off_goes_on_with_its_shards(tmp_path, tokenizer):
+    stream = PairStream(*corpus(), filters=Filters(duplicates=True))
+    whole = prepare(stream, tokenizer, tmp_path / "whole", shard_pairs=30, num_workers=0)
+
+    class Broken(Exception):
+        pass
+
+    def stop(pairs):
+        if pairs >= 90:
+            raise Broken
+
+    with pytest.raises(Broken):
+        prepare(stream, tokenizer, tmp_path / "p", shard_pairs=30, num_workers=0, progress=stop)
+    with pytest.raises(ValueError, match=r"was broken off\. The same keras-transformer prepare goes on with it"):
+        kt.Batches(tmp_path / "p")
+    kept = {name: (tmp_path / "p" / name).stat().st_mtime_ns for name in files_of(tmp_path / "p")}
+    assert len(kept) == 3
+    (tmp_path / "p" / shard_name(1)).write_bytes(b"half a shard")  # made anew
+    assert prepare(stream, tokenizer, tmp_path / "p", shard_pairs=30, num_workers=0) == whole
+    assert files_of(tmp_path / "p") == files_of(tmp_path / "whole")
+    assert (tmp_path / "p" / shard_name(0)).stat().st_mtime_ns == kept[shard_name(0)]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "p").iterdir()}
+    assert prepare(stream, tokenizer, tmp_path / "p", shard_pairs=30) == whole  # finished: nothing is done
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "p").iterdir()}
+
+
+@pytest.mark.deep
+def test_a_kill_at_any_moment_leaves_a_preparation_to_go_on_with(tmp_path, tokenizer):
+    for name, lines in zip(("a.en", "a.de"), corpus(3000), strict=True):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    tokenizer.save(tmp_path / "t.model")
+    code = (
+        "import sys; import keras_transformer as kt; from keras_transformer.text import PairStream, prepare\n"
+        "folder = sys.argv[1]; print('ready', flush=True)\n"
+        "stream = PairStream(folder + '/a.en', folder + '/a.de')\n"
+        "prepare(stream, kt.Tokenizer.load(folder + '/t.model'), folder + '/p', shard_pairs=50, num_workers=0)\n"
+    )
+    for wait in (0.0, 0.01, 0.05, 0.1, 0.2):
+        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        child.stdout.readline()
+        time.sleep(wait)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    stream = PairStream(tmp_path / "a.en", tmp_path / "a.de")
+    prepare(stream, tokenizer, tmp_path / "p", shard_pairs=50, num_workers=0)
+    prepare(stream, tokenizer, tmp_path / "whole", shard_pairs=50, num_workers=0)
+    assert files_of(tmp_path / "p") == files_of(tmp_path / "whole")
+
+
+def test_another_preparation_is_refused(tmp_path, tokenizer):
+    source, target = corpus()
+    prepare(PairStream(source, target), tokenizer, tmp_path / "p", num_workers=0)
+    with pytest.raises(
+        ValueError, match=r"holds a preparation with normalization=None\. Received: normalization='NFC'"
+    ):
+        prepare(PairStream(source, target, normalization="NFC"), tokenizer, tmp_path / "p")
+    other = kt.Tokenizer.train(target, vocabulary_size=280)
+    with pytest.raises(ValueError, match="holds a preparation with tokenizer="):
+        prepare(PairStream(source, target), other, tmp_path / "p")
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q" / "thesis.txt").write_text("a")
+    with pytest.raises(ValueError, match="holds other files"):
+        prepare(PairStream(source, target), tokenizer, tmp_path / "q")
+
+
+def test_damaged_shards_are_refused(tmp_path, tokenizer):
+    folder = tmp_path / "p"
+    prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=100, num_workers=0)
+    Store(folder, verify=True)
+    shard = folder / shard_name(1)
+    whole = shard.read_bytes()
+    middle = len(whole) // 2
+    shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+    with pytest.raises(ValueError, match="is damaged: its checksum is another"):
+        Store(folder, verify=True)
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=rf"must have {len(whole):,} bytes\. Found: {len(whole) - 1:,} bytes"):
+        kt.Batches(folder)
+    shard.unlink()
+    with pytest.raises(ValueError, match="Found: no file"):
+        kt.Batches(folder)
+    with pytest.raises(ValueError, match="holds no prepared text"):
+        kt.Batches(tmp_path)
+
+
+def test_what_it_was_made_from_and_how_is_recorded(tmp_path, tokenizer):
+    for name, lines in zip(("a.en", "a.de"), corpus(), strict=True):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    stream = PairStream(tmp_path / "a.en", tmp_path / "a.de", normalization="NFKC", filters=Filters(max_ratio=9))
+    prepare(stream, tokenizer, tmp_path / "p", num_workers=0)
+    manifest = json.loads((tmp_path / "p" / "prepared.json").read_text())
+    assert manifest["normalization"] == "NFKC" and manifest["filters"]["max_ratio"] == 9
+    assert [file["name"] for file in manifest["files"]] == [str(tmp_path / "a.en"), str(tmp_path / "a.de")]
+    store = Store(tmp_path / "p")
+    shard, number = store.shard_of(9)
+    assert stream.place(shard.line(number)).startswith(f"{tmp_path}/a.en:")
+
+
+def test_pages_are_given_back(tmp_path, tokenizer, monkeypatch):
+    """Reading all of it, again and again, forgets what was read: each shard's pages go after so many rows."""
+    monkeypatch.setattr("keras_transformer.text.store._ROWS_HELD", 50)
+    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", shard_pairs=40, num_workers=0)
+    batches = kt.Batches(tmp_path / "p", batch_tokens=256)
+    forgotten = []
+    monkeypatch.setattr("keras_transformer.text.store._Shard.forget", lambda shard: forgotten.append(shard))
+    served(batches)
+    assert len(forgotten) >= 5 * (2 * 198 // 100)
