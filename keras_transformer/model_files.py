@@ -135,12 +135,7 @@ def _read_architecture(path, elements):
     advice = "Write the folder anew."
     try:
         model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except (
-        TypeError,
-        KeyError,
-        ValueError,
-        AttributeError,
-    ) as error:  # what Keras raises, depending on what is damaged
+    except Exception as error:  # Keras raises anything, depending on what is damaged
         raise ArtifactError(path, f"it does not describe a model of this release: {error}", advice) from error
     if not isinstance(model, keras.Model):
         raise ArtifactError(path, f"it does not describe a model, but a {type(model).__name__}", advice)

@@ -9,9 +9,10 @@ from keras import ops
 
 import keras_transformer as kt
 from keras_transformer.callbacks import Checkpoints, Interrupted, Resume
+from keras_transformer.checkpoints import save_checkpoint
 
-EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 6
-DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft"] * 6
+EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 3
+DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft"] * 3
 TOKENIZER = kt.Tokenizer.train(EN + DE, vocabulary_size=300)
 EPOCHS = 2
 
@@ -45,7 +46,7 @@ class Training:
         self.beginning = self.variables()
 
     def data(self):
-        return kt.Batches(EN, DE, TOKENIZER, batch_tokens=16, num_buckets=1, seed=3)
+        return kt.Batches(EN, DE, TOKENIZER, batch_tokens=24, num_buckets=2, seed=3)
 
     def all(self):
         model = self.model
@@ -149,6 +150,12 @@ def test_a_foreign_model_goes_on_too(tmp_path):
     fit(parts, "parts", Stop(9))
     fit(other, "parts")
     assert largest_difference(whole.get_weights(), other.get_weights()) == 0.0
+
+
+def test_a_checkpoint_that_tells_no_place_is_refused(training, tmp_path):
+    save_checkpoint(training.model, tmp_path, {"epoch": 1})
+    with pytest.raises(kt.ArtifactError, match="it does not tell where training stood. Expected what callbacks.Check"):
+        training.model.fit(training.data(), callbacks=[Resume(tmp_path)], verbose=0)
 
 
 def test_without_a_checkpoint_it_begins_as_always(training, tmp_path):

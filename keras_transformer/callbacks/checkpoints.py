@@ -91,7 +91,7 @@ class Checkpoints(keras.callbacks.Callback):
         if state is not None or latest is None:
             return state or nothing
         state = read_state(latest)
-        if state["position"] == 0 and state["updates"] == self._updates():
+        if state.get("position") == 0 and state.get("updates") == self._updates():
             return state  # ``fit`` called once more
         raise ValueError(
             f"{self.folder} holds checkpoints of a training that this one does not go on from. Put "

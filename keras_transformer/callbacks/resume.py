@@ -5,10 +5,11 @@ from pathlib import Path
 
 import keras
 
-from keras_transformer.artifacts import open_step
+from keras_transformer.artifacts import ArtifactError, open_step
 from keras_transformer.backend_training import skip_steps
 from keras_transformer.checkpoints import latest_checkpoint, restore
 
+_STATE = {"epoch", "position", "step", "updates", "history"}
 _RESUMED = weakref.WeakKeyDictionary()  # model -> state of the checkpoint it went on from, until Checkpoints has asked
 
 
@@ -66,6 +67,10 @@ class Resume(keras.callbacks.Callback):
             return
         model = self.model
         weights, training, state = open_step(path)
+        if not state.keys() >= _STATE:
+            raise ArtifactError(
+                path, "it does not tell where training stood", "Expected what callbacks.Checkpoints writes."
+            )
         self._restore_metrics = restore(model, weights, training)
         self.state = _RESUMED[model] = state
         model._initial_epoch = state["epoch"]  # as Keras's own BackupAndRestore has it

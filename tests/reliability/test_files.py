@@ -394,7 +394,7 @@ def test_hostile_files_run_nothing_and_take_no_memory(tmp_path, model, figure, m
 
 def test_a_hostile_file_is_told_with_its_reason(tmp_path, model):
     for name, reason in {
-        "5e8 units": "its sizes ask for 8000",
+        "5e8 units": "its sizes ask for 16000",
         "4 GB promised in a packed array": "is packed, so that its size cannot be known",
         "a Lambda as activation": "it names 'keras.layers'.'Lambda', which it may not",
         "manifest of a file above": "which is outside of the folder",

@@ -41,7 +41,7 @@ def settings(tmp_path_factory):
 
 
 def before_the_first_batch(patch, number):
-    patch.setattr(LearningRate, "on_train_batch_begin", lambda *_: signal.raise_signal(number), raising=False)
+    patch.setattr(LearningRate, "on_train_batch_begin", lambda *_, **__: signal.raise_signal(number), raising=False)
     return 0, 0
 
 
@@ -75,7 +75,7 @@ def once_more_during_the_save(patch, number):
 
 
 def in_validation(patch, number):
-    patch.setattr(LearningRate, "on_test_batch_begin", lambda *_: signal.raise_signal(number), raising=False)
+    patch.setattr(LearningRate, "on_test_batch_begin", lambda *_, **__: signal.raise_signal(number), raising=False)
     return 0, None
 
 

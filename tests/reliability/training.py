@@ -16,8 +16,8 @@ from keras import ops
 import keras_transformer as kt
 from keras_transformer.callbacks import Checkpoints, Resume
 
-EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 6
-DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft"] * 6
+EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 3
+DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft"] * 3
 EPOCHS = 5
 
 
@@ -44,7 +44,7 @@ def main(folder, last=None):
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(1)
     tokenizer = kt.Tokenizer.train(EN + DE, vocabulary_size=300)
-    data = kt.Batches(EN, DE, tokenizer, batch_tokens=16, num_buckets=1, seed=3)
+    data = kt.Batches(EN, DE, tokenizer, batch_tokens=24, num_buckets=2, seed=3)
     assert EPOCHS * len(data) == 60
     model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, dropout=0.0, seed=1)
     model.compile(kt.SkipNonFinite(keras.optimizers.Adam(kt.WarmupInverseSqrt(8, warmup_steps=20))))
