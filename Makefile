@@ -17,7 +17,7 @@ TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
-	bench-train bench-loss bench-start bench-length bench-fit bench-data test-beam
+	bench-train bench-loss bench-start bench-length bench-fit bench-decode bench-data test-beam
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -51,6 +51,7 @@ test-beam: .venv-beam/ready
 	touch $@
 
 test-all: test
+	.venv/bin/python $(PIP) --editable '.[browser]'
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
 # Kills, full disks, flipped bits, bad numbers, hostile files; prints the table of docs/reliability.md.
@@ -73,7 +74,7 @@ format: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(TORCH)
-	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots,dev]'
+	.venv/bin/python $(PIP) --editable '.[tensorflow,jax,torch,nlp,data,plots,ctranslate2,onnx,marian,serve,dev]'
 	touch $@
 
 .venv-jax/ready: pyproject.toml constraints.txt
@@ -97,6 +98,10 @@ bench-length: .venv-bench/ready
 
 bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
+
+bench-decode: .venv-bench/ready
+	$(BENCH)/decode.py --json build/decode.json
+	$(BENCH)/decode.py --only ours --lengths 64,256 --json build/decode-length.json
 
 # 10 million pairs: about 4 GB on disk, of which nothing stays.
 bench-data: .venv-bench/ready

@@ -55,7 +55,7 @@ def set_random_state(states):
             torch.cuda.set_rng_state(torch.from_numpy(state.copy()), int(name.removeprefix("cuda")))
 
 
-def skip_steps(function, steps, logs, steps_per_call=1):
+def skip_steps(function, steps, logs, steps_per_call=1, active=lambda: True):
     """A train function of ``fit`` that only reads its first ``steps`` batches; from then on it is ``function``.
 
     Args:
@@ -63,19 +63,22 @@ def skip_steps(function, steps, logs, steps_per_call=1):
         steps: batches, a multiple of steps_per_call.
         logs: what a call that trains nothing gives.
         steps_per_call: the model's steps_per_execution.
+        active: whether there is still something to leave out; asked at each call.
     """
     left = steps
+    function = getattr(function, "without_skips", function)
 
     def run(*arguments):
         nonlocal left
-        if left <= 0:
+        if left <= 0 or not active():
             return function(*arguments)
         left -= steps_per_call
-        if keras.backend.backend() == "tensorflow":  # there the function draws the batches
+        if keras.backend.backend() != "torch":  # there the function draws the batches; on PyTorch it is given them
             for _, _ in zip(range(steps_per_call), arguments[-1], strict=False):
                 pass
         return (logs, arguments[0]) if keras.backend.backend() == "jax" else logs
 
+    run.without_skips = function
     return run
 
 
@@ -125,25 +128,28 @@ def _run_twice_jax(run, *arguments):
     return jax.checkpoint(run)(*arguments)
 
 
-def _run_twice_torch(run, *arguments):
+def _run_twice_torch(run, trainable, values, *tensors):
     from torch.utils.checkpoint import checkpoint
 
-    return checkpoint(run, *arguments, use_reentrant=False)
+    # A variable is assigned to in place: without copies, the second time would begin with what the first has made of the seeds.
+    values = [value.clone() for value in values]
+    return checkpoint(run, trainable, values, *tensors, use_reentrant=False)
 
 
 def _run_twice_tensorflow(run, trainable, values, *tensors):
     import tensorflow as tf
 
-    updated = []
+    updated, count = [], len(trainable)
 
-    def forward(trainable, *tensors):
-        output, states = run(trainable, values, *tensors)
+    def forward(*tensors):
+        output, states = run(tensors[:count], values, *tensors[count:])
         if not updated:  # the first time; integers that come out would be asked for gradients
             updated.extend(states)
         return output
 
     trainable = [tf.convert_to_tensor(value) for value in trainable]
-    return tf.recompute_grad(forward)(trainable, *tensors), updated
+    values = [tf.identity(value) for value in values]  # as they are before the first time
+    return tf.recompute_grad(forward)(*trainable, *tensors), updated
 
 
 def is_out_of_memory(error):

@@ -18,7 +18,7 @@ import numpy as np
 from keras_transformer.artifacts import check_folder
 from keras_transformer.callbacks import ProgressBar
 from keras_transformer.decoding.search import GreedySearch
-from keras_transformer.export.saved_model import GRAPH_FILE
+from keras_transformer.export.folders import CARD_FILE
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline
@@ -79,7 +79,7 @@ def run_demo(folder: str | Path, seed: int = 1, echo: Callable[[str], object] = 
     """
     folder = Path(folder)
     beside = folder.with_name(f"{folder.name}-translator")
-    check_folder(folder, mark=GRAPH_FILE)
+    check_folder(folder, mark=CARD_FILE)
     check_folder(beside, mark=FORMAT_FILE)
     corpus = demo_corpus()
     echo(
@@ -110,11 +110,12 @@ def _share(translations: list[str], references: list[str]) -> float:
 
 # What a stranger's server would do; this package is barred by name, in case it is installed.
 _TENSORFLOW_ALONE = """
-import json, sys
+import json, os, sys
 sys.modules["keras_transformer"] = None
 import numpy as np, tensorflow as tf
 folder, source = sys.argv[1], sys.argv[2]
-serve = tf.saved_model.load(folder).signatures["serving_default"]
+version = max((name for name in os.listdir(folder) if name.isdecimal()), key=int)
+serve = tf.saved_model.load(os.path.join(folder, version)).signatures["serving_default"]
 ids = serve(source=tf.constant(np.array(json.load(open(source))), tf.int32))["ids"].numpy()
 print(json.dumps(ids.tolist()))
 """

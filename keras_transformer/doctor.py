@@ -9,7 +9,13 @@ import sys
 from keras_transformer.environment import BACKENDS, check_backend, chosen_backend, command_backend, installed_backends
 
 _LIBRARIES = ("keras", "numpy", "h5py", "sentencepiece", "sacrebleu", "click", "pyyaml", "rich", "tensorboardX")
-_OPTIONAL = {"matplotlib": "draws learning curves", "keras-nlp": "tokenizers and layers of keras-nlp"}
+_OPTIONAL = {
+    "matplotlib": "draws learning curves",
+    "keras-nlp": "tokenizers and layers of keras-nlp",
+    "ctranslate2": "export to CTranslate2",
+    "onnx": "export to ONNX",
+    "fastapi": "serve",
+}
 # One matrix product in a process of its own: whether the backend starts, where it computes, how fast.
 _TRIAL = """
 import time, numpy as np, keras

@@ -53,12 +53,13 @@ def save_model(model, folder):
         model.optimizer = optimizer
 
 
-def load_model(folder, allow_non_finite=False):
+def load_model(folder, allow_non_finite=False, config_file=CONFIG_FILE):
     """Reads what save_model wrote; the model is not compiled.
 
     Args:
         folder: path.
         allow_non_finite: whether weights may be NaN or infinite.
+        config_file: name of the file with the architecture.
 
     Returns:
         The model, its weights loaded.
@@ -68,7 +69,7 @@ def load_model(folder, allow_non_finite=False):
             registered subclasses of it, or the weights do not fit the architecture.
     """
     folder = Path(folder)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in (config_file, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ArtifactError(
                 folder,
@@ -76,7 +77,7 @@ def load_model(folder, allow_non_finite=False):
                 "Expected a folder written by Translator.save or save_model.",
             )
     arrays = check_hdf5(folder / WEIGHTS_FILE)
-    model = _read_architecture(folder / CONFIG_FILE, sum(math.prod(shape) for shape, _ in arrays.values()))
+    model = _read_architecture(folder / config_file, sum(math.prod(shape) for shape, _ in arrays.values()))
     _load(model, folder / WEIGHTS_FILE, arrays, allow_non_finite)
     return model
 

@@ -216,18 +216,20 @@ class SkipNonFinite(keras.optimizers.Optimizer):
             self.build(trainable_variables)
         variables = self._trainable_variables if trainable_variables is None else trainable_variables
         finite = self._count(grads)
-        update_if(
-            finite,
-            lambda: self.inner_optimizer.apply(grads, trainable_variables),
-            [*variables, *self.inner_optimizer.variables],
-        )
+
+        def update():
+            self.inner_optimizer.apply(grads, trainable_variables)
+
+        update_if(finite, update, [*variables, *self.inner_optimizer.variables])
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As ``apply``, for JAX: returns the new trainable and optimizer variables."""
         own = super().variables
         with keras.StatelessScope(state_mapping=list(zip(own, optimizer_variables[: len(own)], strict=True))) as scope:
             finite = self._count(grads)
-        inner = list(optimizer_variables[len(own) :])
+        # LossScaleOptimizer hands on its variables themselves, which no branch may give back.
+        inner = [ops.convert_to_tensor(value) for value in optimizer_variables[len(own) :]]
+        trainable_variables = [ops.convert_to_tensor(value) for value in trainable_variables]
 
         def update():
             new_trainable, new_inner = self.inner_optimizer.stateless_apply(inner, grads, trainable_variables)
@@ -245,13 +247,15 @@ class SkipNonFinite(keras.optimizers.Optimizer):
         bad = 1 - ops.cast(finite, "int32")
         self.batches.assign_add(1)
         self.skipped.assign_add(bad)
-        self.in_a_row.assign(bad * (self.in_a_row + 1))
-        is_longest = self.in_a_row > self.longest
-        self.longest_begin.assign(ops.where(is_longest, self.batches - self.in_a_row + 1, self.longest_begin))
-        self.longest.assign(ops.where(is_longest, self.in_a_row, self.longest))
+        in_a_row = bad * (ops.convert_to_tensor(self.in_a_row) + 1)
+        longest = ops.convert_to_tensor(self.longest)
+        begin = ops.convert_to_tensor(self.batches) - in_a_row + 1
+        self.longest_begin.assign(ops.where(in_a_row > longest, begin, ops.convert_to_tensor(self.longest_begin)))
+        self.longest.assign(ops.maximum(in_a_row, longest))
+        self.in_a_row.assign(in_a_row)
         first_bad = ops.cast(ops.argmax(ops.cast(ops.logical_not(ops.isfinite(squares)), "int32")), "int32")
-        self.first_bad.assign(ops.where(finite, self.first_bad, first_bad))
-        self.gradient_norm.assign(ops.where(finite, norm, self.gradient_norm))
+        self.first_bad.assign(ops.where(finite, ops.convert_to_tensor(self.first_bad), first_bad))
+        self.gradient_norm.assign(ops.where(finite, norm, ops.convert_to_tensor(self.gradient_norm)))
         return finite
 
     @property

@@ -1,4 +1,4 @@
-"""Pictures of a training run, drawn with Matplotlib (``pip install 'keras-transformer[plots]'``)."""
+"""Pictures of a training run and of attention, drawn with Matplotlib (``pip install 'keras-transformer[plots]'``)."""
 
 from pathlib import Path
 
@@ -51,4 +51,48 @@ def learning_curves(rows: list[dict], path: str | Path) -> None:
             axes.set_yscale("log")
         if len(names) > 1:
             axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def attention_heat_map(maps, path, kind="cross", layer=-1, head=None):
+    """Draws what one layer of a model attends to, axes labelled with pieces, into a PNG.
+
+    Args:
+        maps: decoding.AttentionMaps, from Translator.attention.
+        path: where to write the picture.
+        kind: "cross" (target to source), "encoder" (source to itself) or "decoder" (target to itself).
+        layer: index of the layer; -1 for the last.
+        head: index of the head; None for the mean of all.
+
+    Raises:
+        ValueError: there is no such kind, layer or head.
+        ModuleNotFoundError: Matplotlib is not installed.
+
+    Example:
+
+        from keras_transformer.plots import attention_heat_map
+        attention_heat_map(translator.attention("A dog runs.", "Ein Hund rennt."), "attention.png")
+    """
+    if kind not in ("cross", "encoder", "decoder"):
+        raise ValueError(f'kind must be "cross", "encoder" or "decoder". Received: {kind!r}.')
+    layers = getattr(maps, kind)
+    if not -len(layers) <= layer < len(layers):
+        raise ValueError(f"layer must be below {len(layers)}. Received: layer={layer}.")
+    if head is not None and not -layers.shape[1] <= head < layers.shape[1]:
+        raise ValueError(f"head must be below {layers.shape[1]}, or None. Received: head={head}.")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    weights = layers[layer].mean(axis=0) if head is None else layers[layer, head]
+    # Row t of the cross attention is where the decoder reads piece t and says the next: the reader looks for what it says.
+    rows = {"cross": maps.labels, "encoder": maps.source, "decoder": maps.target}[kind]
+    columns = maps.target if kind == "decoder" else maps.source
+    figure = Figure(figsize=(2 + 0.35 * len(columns), 1.5 + 0.3 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(weights, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title(f"{kind}, layer {layer % len(layers)}, {'mean of heads' if head is None else f'head {head}'}")
+    figure.colorbar(image)
     figure.savefig(path, dpi=110)

@@ -36,7 +36,7 @@ from keras_transformer.callbacks import (
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
 from keras_transformer.memory import OutOfMemory, advice, step_memory
-from keras_transformer.optimizers import AccumulateGradients
+from keras_transformer.optimizers import AccumulateGradients, SkipNonFinite
 from keras_transformer.presets import get_preset
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
@@ -158,9 +158,10 @@ class Run:
             settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat
         )
         self.model.compile()
+        optimizer = self.model.optimizer
         if settings.accumulate > 1:
-            skips = self.model.optimizer  # its inner optimizer makes the updates
-            skips.inner_optimizer = AccumulateGradients(skips.inner_optimizer, settings.accumulate)
+            optimizer = AccumulateGradients(optimizer, settings.accumulate)
+        self.model.compile(SkipNonFinite(optimizer))
         self.epoch, self.history = 0, []
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
@@ -250,12 +251,11 @@ class Run:
             *([] if patience is None else [EarlyStopping(checkpoints, monitor, patience)]),
             Limit(minutes, updates),
         ]
-        with FolderLock(self.folder), Interruption(self.file) as interruption:
+        with FolderLock(self.folder), Interruption(checkpoints.save, self.file) as interruption:
             try:
                 self._fit(epochs, [*callbacks, interruption])
                 self.epoch, self.history = checkpoints.epoch, checkpoints.history
             except Interrupted:
-                checkpoints.save()
                 checkpoints.wait()
                 self.epoch = checkpoints.epoch
                 self._save_translator_if_missing()

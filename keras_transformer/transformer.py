@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
+from keras_transformer.backend import apart, keep_freed_memory, keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
@@ -264,15 +264,39 @@ class Transformer(keras.Model):
         x = self._embed(self.source_embedding, source, positions=positions, training=training)
         return self.encoder(x, attention_mask=source_mask, training=training)
 
-    def init_cache(self, encoder_output, beam_size: int, max_length) -> list[dict]:
+    def with_scores(self, source, target) -> tuple:
+        """Logits (B, T, V) as ``call`` gives them without dropout, and what each layer attends to.
+
+        Returns (logits, {"encoder": [(B, H, S, S)], "decoder": [(B, H, T, T)], "cross": [(B, H, T, S)]}), a tensor a layer.
+        """
+        source_mask = padding_mask(source, self.pad_id)
+        encoded, encoder = self.encoder.with_scores(self._embed(self.source_embedding, source), source_mask)
+        x = self._embed(self.target_embedding, target)
+        x, decoder, cross = self.decoder.with_scores(x, encoded, source_mask)
+        return self.logits(x), {"encoder": encoder, "decoder": decoder, "cross": cross}
+
+    def init_cache(self, encoder_output, beam_size: int, max_length) -> dict:
         """What cached decoding keeps for W hypotheses of each sentence and max_length positions."""
         return self.decoder.init_cache(encoder_output, beam_size, max_length)
 
-    def decode_step(self, target, cache: list[dict], step, source_mask) -> tuple:
+    def decode_step(self, target, cache: dict, step, source_mask) -> tuple:
         """Logits (B W, V) of the token after ``target`` (B W,), which stands at position ``step``; and the new cache."""
-        x = self._embed(self.target_embedding, target[:, None], start=step)  # (B W, 1, D)
+        logits, cache = self.decode_block(target[:, None], cache, step, source_mask)
+        return logits[:, 0], cache
+
+    def decode_block(self, target, cache: dict, step, source_mask) -> tuple:
+        """As decode_step for T tokens at once, of one hypothesis a sentence: (B, T) -> (B, T, V), and the new cache."""
+        x = self._embed(self.target_embedding, target, start=step)  # (B W, T, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
-        return self.logits(x)[:, 0], cache
+        return self.logits(apart(x)), cache
+
+    def reorder_cache(self, cache, parents) -> dict:
+        """The cache after hypothesis w of each sentence has become a child of hypothesis parents[:, w], (B, W)."""
+        return self.decoder.reorder_cache(cache, parents)
+
+    def grow_cache(self, cache, max_length) -> dict:
+        """The cache with room for ``max_length`` positions."""
+        return self.decoder.grow_cache(cache, max_length)
 
     def logits(self, hidden):
         """Decoder output (B, T, D) -> float32 logits (B, T, V)."""
@@ -348,8 +372,8 @@ class Transformer(keras.Model):
         Keras's own step, on logits, as in every model.
 
         Args:
-            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0, in
-                SkipNonFinite; warmup_steps and scale are the preset's.
+            optimizer: None for Adam(beta_1=0.9, beta_2=0.98, epsilon=1e-9) under WarmupInverseSqrt, global_clipnorm=1.0;
+                warmup_steps and scale are the preset's.
             loss: None for SmoothedCrossentropy with the preset's label_smoothing (0.1).
             loss_weights: as keras.Model.compile.
             metrics: None for TokenAccuracy and Perplexity when the loss is a SmoothedCrossentropy and there are no
@@ -369,9 +393,7 @@ class Transformer(keras.Model):
         recipe = get_preset(self.preset or "base")["recipe"]
         if optimizer is None:
             schedule = WarmupInverseSqrt(self.d_model, recipe["warmup_steps"], recipe["scale"])
-            optimizer = SkipNonFinite(
-                keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
-            )
+            optimizer = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
         if loss is None:
             loss = SmoothedCrossentropy(recipe["label_smoothing"], pad_id=self.pad_id)
         if metrics is None and weighted_metrics is None and isinstance(loss, SmoothedCrossentropy):

@@ -2,14 +2,17 @@
 
 import functools
 import json
-import numbers
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from keras_transformer.artifacts import ArtifactError, check_manifest, new_folder, write_manifest
+from keras_transformer.decoding.errors import check_integer
+from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
+from keras_transformer.decoding.scoring import AttentionMaps, ForcedDecoding
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
+from keras_transformer.decoding.speculative import SpeculativeSearch
 from keras_transformer.export.saved_model import export_saved_model
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
 from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
@@ -58,6 +61,7 @@ class Translator:
         self.tokenizer = tokenizer
         # A search is compiled once and kept; few, because each holds what was compiled.
         self._search = functools.lru_cache(maxsize=8)(self._new_search)
+        self._forced = ForcedDecoding(model)
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None, batch_tokens=4096):
         """Translates each text.
@@ -78,30 +82,163 @@ class Translator:
         Raises:
             ValueError: ``texts`` is no list of str, an argument is impossible, or the model's numbers are not finite.
         """
-        if isinstance(texts, str):
-            raise ValueError("translate takes a list of texts. Received a single str; pass [text].")
-        texts = list(texts) if isinstance(texts, Iterable) else [texts]
-        strange = [text for text in texts if not isinstance(text, str)]
-        if strange:
-            raise ValueError(f"translate takes a list of str. Received: {strange[0]!r}; turn it into text first.")
-        if not isinstance(batch_tokens, numbers.Integral) or batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be an integer from 1. Received: batch_tokens={batch_tokens!r}.")
         search = self._search(beam_size, length_penalty, max_length)
-        translations = [""] * len(texts)
-        sources = {
-            index: ids for index, ids in enumerate(self.tokenizer.encode(texts, add_eos=True)) if texts[index].strip()
-        }
-        for indices in _batches(sources, max(batch_tokens // beam_size, 1)):
-            ids, _ = search(_padded([sources[index] for index in indices], self.tokenizer.pad_id))
-            best = self.tokenizer.decode([row.tolist() for row in ids[: len(indices), 0]])
+        translations = [""] * len(texts := _checked(texts))
+        for indices, ids, _ in self._searched(texts, search, None, batch_tokens):
+            best = self.tokenizer.decode([row.tolist() for row in ids[:, 0]])
             for index, translation in zip(indices, best, strict=True):
                 translations[index] = translation
         return translations
 
-    def _new_search(self, beam_size, length_penalty, max_length):
+    def hypotheses(self, texts, search=None, prefixes=None, batch_tokens=4096):
+        """What a search finds for each text, with scores.
+
+        Args:
+            texts: list (or other iterable) of str.
+            search: any of decoding's searches over this translator's model; None for decoding.BeamSearch(model).
+            prefixes: list of str, what each translation must begin with; None for nothing. A prefix is cut into pieces on its
+                own, so it should end where a word does.
+            batch_tokens: most source positions searched at a time, padding included, for one hypothesis a sentence.
+
+        Returns:
+            list of lists of decoding.Hypothesis, in the search's order. A blank text has one, which is blank.
+
+        Raises:
+            ValueError: as translate; the search is over another model; prefixes and texts differ in number.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
+        >>> model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1)
+        >>> translator = kt.Translator(model, tokenizer)
+        >>> search = kt.decoding.BeamSearch(model, beam_size=3, max_length=5, rules=kt.decoding.Rules(no_repeat_ngram=2))
+        >>> found = translator.hypotheses(["a dog runs"], search)
+        >>> len(found[0]), found[0][0].score >= found[0][1].score
+        (3, True)
+        """
+        search = self._search(4, 0.6, None, None) if search is None else search
+        if search.model is not self.model:
+            raise ValueError(
+                "The search is over another model. Make it with this translator's: search(translator.model)."
+            )
+        texts = _checked(texts)
+        prefixes = None if prefixes is None else list(prefixes)
+        if prefixes is not None and len(prefixes) != len(texts):
+            raise ValueError(
+                f"Each text needs a prefix, which may be empty. Received: {len(texts)} texts, {len(prefixes)}."
+            )
+        found = [[Hypothesis("", 0.0, [], True)] for _ in texts]
+        for indices, ids, scores in self._searched(texts, search, prefixes, batch_tokens):
+            for index, rows, row_scores in zip(indices, ids, scores, strict=True):
+                found[index] = [
+                    self._hypothesis(row, score) for row, score in zip(rows, row_scores, strict=True) if score > -1e8
+                ]
+        return found
+
+    def _hypothesis(self, row, score):
+        ids = row[row != self.tokenizer.pad_id].tolist()
+        ended = bool(ids) and ids[-1] == self.tokenizer.eos_id
+        return Hypothesis(self.tokenizer.decode(ids), float(score), ids, ended)
+
+    def score(self, sources, targets, batch_tokens=4096):
+        """What the model thinks of given translations, token by token, and how their words align.
+
+        Args:
+            sources: list of str.
+            targets: list of their translations: str, or Hypothesis, whose ids are then scored as they are.
+            batch_tokens: most positions scored at a time, padding included.
+
+        Returns:
+            list of decoding.Scored, as many as ``sources``.
+
+        Raises:
+            ValueError: the lists differ in length, or the model's numbers are not finite.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
+        >>> model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1)
+        >>> scored = kt.Translator(model, tokenizer).score(["a dog runs"], ["ein Hund rennt"])
+        >>> scored[0].log_probability < 0, len(scored[0].alignment)
+        (True, 3)
+        """
+        sources, targets = _checked(sources), list(targets)
+        if len(sources) != len(targets):
+            raise ValueError(
+                f"Each source needs a translation. Received: {len(sources)} sources, {len(targets)} translations."
+            )
+        source_ids = self.tokenizer.encode(sources, add_eos=True)
+        labels = [
+            target.ids if isinstance(target, Hypothesis) else self.tokenizer.encode(target, add_eos=True)
+            for target in targets
+        ]
+        lengths = {index: [0] * max(map(len, pair)) for index, pair in enumerate(zip(source_ids, labels, strict=True))}
+        scored = [None] * len(sources)
+        pad_id = self.tokenizer.pad_id
+        for indices in _batches(lengths, batch_tokens):
+            batch = (
+                _padded([source_ids[index] for index in indices], pad_id),
+                _padded([labels[i] for i in indices], pad_id),
+            )
+            forced = self._forced(*batch)
+            for row, index in enumerate(indices):
+                text = targets[index].text if isinstance(targets[index], Hypothesis) else targets[index]
+                pieces = [self.tokenizer.pieces(ids) for ids in (source_ids[index], labels[index])]
+                log_probabilities = forced.log_probabilities[row, : len(labels[index])].tolist()
+                attention = forced.attention[row, : len(pieces[1]), : len(pieces[0])]
+                scored[index] = Scored(text, pieces[1], log_probabilities, align_words(attention, *pieces))
+        return scored
+
+    def attention(self, source, target):
+        """What every layer and head attends to in one pair; plots.attention_heat_map draws it.
+
+        Args:
+            source: str.
+            target: str, its translation.
+
+        Returns:
+            decoding.AttentionMaps.
+
+        Example:
+
+        >>> import keras_transformer as kt
+        >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
+        >>> model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1)
+        >>> maps = kt.Translator(model, tokenizer).attention("a dog", "ein Hund")
+        >>> maps.cross.shape == (1, 2, len(maps.target), len(maps.source))
+        True
+        """
+        source_ids, labels = (self.tokenizer.encode(text, add_eos=True) for text in _checked([source, target]))
+        maps = self._forced.maps(np.array([source_ids]), np.array([labels]))
+        pieces = self.tokenizer.pieces
+        target_ids = [self.tokenizer.bos_id, *labels[:-1]]
+        return AttentionMaps(
+            pieces(source_ids), pieces(target_ids), pieces(labels), **{name: x[:, 0] for name, x in maps.items()}
+        )
+
+    def _searched(self, texts, search, prefixes, batch_tokens):
+        """Yields (indices, ids, scores) of batches of the texts that are not blank."""
+        check_integer("batch_tokens", batch_tokens, 1)
+        pad_id = self.tokenizer.pad_id
+        encoded = self.tokenizer.encode(texts, add_eos=True)
+        sources = {index: ids for index, ids in enumerate(encoded) if texts[index].strip()}
+        prefix_ids = None if prefixes is None else self.tokenizer.encode(prefixes)
+        for indices in _batches(sources, max(batch_tokens // search.beam_size, 1)):
+            source, more = _padded([sources[index] for index in indices], pad_id), {}
+            filling = len(source) - len(indices)
+            if prefix_ids is not None and any(prefix_ids[index] for index in indices):
+                more["prefix"] = _padded([prefix_ids[index] for index in indices] + [[]] * filling, pad_id)
+            if not isinstance(search, GreedySearch | BeamSearch | SpeculativeSearch):
+                more["keys"] = [*indices, *[0] * filling]
+            ids, scores = search(source, **more)
+            yield indices, ids[: len(indices)], scores[: len(indices)]
+
+    def _new_search(self, beam_size, length_penalty, max_length, n_best=1):
         if beam_size == 1:
             return GreedySearch(self.model, length_penalty, max_length)
-        return BeamSearch(self.model, beam_size, length_penalty, max_length)
+        return BeamSearch(self.model, beam_size, length_penalty, max_length, n_best=n_best)
 
     def save(self, folder):
         """Writes model and tokenizer into ``folder``; a translator already there is replaced as a whole.
@@ -148,8 +285,8 @@ class Translator:
             check_manifest(folder, _KIND)
         return cls(load_model(folder), load_tokenizer(folder / TOKENIZER_FILE))
 
-    def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None):
-        """Writes a SavedModel whose serving signature decodes; see export.export_saved_model."""
+    def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None, **kwargs):
+        """Writes a SavedModel whose serving signature decodes; see export.export_saved_model, which takes ``kwargs``."""
         export_saved_model(
             self.model,
             self.tokenizer,
@@ -157,7 +294,19 @@ class Translator:
             beam_size=beam_size,
             length_penalty=length_penalty,
             max_length=max_length,
+            **kwargs,
         )
+
+
+def _checked(texts):
+    """The texts as a list of str."""
+    if isinstance(texts, str):
+        raise ValueError("translate takes a list of texts. Received a single str; pass [text].")
+    texts = list(texts) if isinstance(texts, Iterable) else [texts]
+    strange = [text for text in texts if not isinstance(text, str)]
+    if strange:
+        raise ValueError(f"translate takes a list of str. Received: {strange[0]!r}; turn it into text first.")
+    return texts
 
 
 def _batches(sources, batch_tokens):

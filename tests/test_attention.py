@@ -93,9 +93,10 @@ def test_dropout_acts_on_the_weights_in_training_alone():
 def test_cached_steps_equal_the_whole_under_a_causal_mask():
     layer = randomised(SelfAttention(8, 2), X)
     whole = as_numpy(layer(X, attention_mask=causal_mask(4)))
-    cache = layer.init_cache(2, 6)
+    cache = layer.init_cache(2, beam_size=1, max_length=6)
     for step in range(4):
-        out, cache = layer.step(keras.ops.convert_to_tensor(X[:, step : step + 1]), cache, step)
+        visible = keras.ops.convert_to_tensor(np.arange(6) <= step)[None, None, None]
+        out, cache = layer.step(keras.ops.convert_to_tensor(X[:, step : step + 1]), cache, step, visible)
         np.testing.assert_allclose(as_numpy(out)[:, 0], whole[:, step], atol=1e-5)
 
 

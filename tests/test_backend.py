@@ -14,7 +14,10 @@ from keras_transformer.backend import (
     gather_rows,
     matrix_product,
     max_and_argmax,
+    small_product,
     top_k,
+    write_slice,
+    written_part,
 )
 
 GENERATOR = np.random.default_rng(0)
@@ -42,7 +45,7 @@ def test_gather_rows_gradient_is_dense_and_sums_duplicate_rows():
     assert not as_numpy(gradient)[[1, 3, 4]].any()
 
 
-@pytest.mark.parametrize("width", [12, 3000])
+@pytest.mark.parametrize("width", [12, 3000, 131, 1000])
 def test_top_k_gives_ties_to_the_lowest_index(width):
     """Small integers tie everywhere, also across the k-th place; NumPy's stable sort is the judge."""
     values = GENERATOR.integers(0, 4, size=(50, width)).astype("float32")
@@ -63,6 +66,25 @@ def test_top_k_of_minus_infinities():
     values = np.full((2, 6), -np.inf, "float32")
     values[1, 4] = 0.0
     assert ops.convert_to_numpy(top_k(ops.convert_to_tensor(values), 3)[1]).tolist() == [[0, 1, 2], [4, 0, 1]]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_small_products(rows):
+    a, b = GENERATOR.normal(size=(2, 3, rows, 5)), GENERATOR.normal(size=(2, 3, 5, 7))
+    product = small_product(*(ops.convert_to_tensor(x.astype("float32")) for x in (a, b)))
+    np.testing.assert_allclose(as_numpy(product), a @ b, atol=1e-5)
+
+
+def test_a_slice_is_written_and_the_part_to_its_end_can_be_read():
+    x, values = GENERATOR.normal(size=(2, 3, 6)).astype("float32"), np.ones((2, 3, 2), "float32")
+    start = ops.convert_to_tensor(3, dtype="int32")
+    written = write_slice(ops.convert_to_tensor(x.copy()), ops.convert_to_tensor(values), start, axis=2)
+    expected = x.copy()
+    expected[:, :, 3:5] = 1
+    np.testing.assert_array_equal(as_numpy(written), expected)
+    part = as_numpy(written_part(written, start + 2, axis=2))
+    np.testing.assert_array_equal(part, expected[:, :, : part.shape[2]])
+    assert part.shape[2] >= 5
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py on the CPU with tiny sizes: its tables, and the installation from a folder of wheels."""
+"""benchmarks/gpu.py on the CPU with tiny sizes, its tables and its installation from wheels; ours in benchmarks/decode.py."""
 
 import json
 import os
@@ -85,6 +85,17 @@ def test_installs_from_a_folder_alone(tmp_path, monkeypatch):
     assert os.environ["PYTHONPATH"] == f"before{os.pathsep}{target}"
     assert [file.name for file in target.glob("*.py")] == ["only_here.py"]  # and no NumPy
     sys.path.remove(str(target))
+
+
+@pytest.mark.parametrize("beam", [4, 1])
+def test_decoding_writes_as_many_tokens_as_asked_for(monkeypatch, beam):
+    monkeypatch.syspath_prepend(GPU.parent)
+    import decode
+
+    case = {"size": "tiny", "rows": 2, "tokens": 5, "beam": beam}
+    source = decode.sources(case)
+    assert source.shape == (2, decode.SOURCE_LENGTH) and (source[:, -1] == decode.EOS).all()
+    assert decode.ours(case)() == 5
 
 
 @pytest.mark.deep

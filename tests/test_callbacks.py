@@ -269,11 +269,10 @@ class _Signals(keras.callbacks.Callback):
 def _broken_off(model, batches, folder, hook, number, at):
     """Trains until that signal; returns the error and the checkpoint's state."""
     checkpoints, before = Checkpoints(folder), signal.getsignal(number)
-    interruption = Interruption()
+    interruption = Interruption(checkpoints.save)
     callbacks = [checkpoints, _Signals(hook, number, at), interruption]
     with pytest.raises(Interrupted) as error, interruption:
         fit(model, batches, callbacks, epochs=3, validation_data=batches)
-    checkpoints.save()
     checkpoints.wait()
     assert signal.getsignal(number) is before
     assert isinstance(error.value, KeyboardInterrupt) and error.value.signal == number

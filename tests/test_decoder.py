@@ -99,6 +99,38 @@ def test_cached_steps_equal_the_uncached_pass_at_every_position(norm, beam_size)
         np.testing.assert_allclose(as_numpy(out)[:, 0], whole[:, step], atol=1e-5)
 
 
+def test_a_hypothesis_sees_what_its_ancestors_wrote():
+    """Parents change at each step, a hypothesis has several children, and the cache grows; no key or value is moved."""
+    layer, width, length = randomised(Decoder(2, d_model=8, num_heads=2)), 3, 5
+    x = GENERATOR.normal(size=(2, width, length, 8)).astype("float32")  # what slot w is given at each step
+    parents = GENERATOR.integers(0, width, (length, 2, width), dtype="int32")
+    paths = np.zeros((2, width, 0, 8), "float32")
+    cache = layer.init_cache(ops.convert_to_tensor(ENCODED), width, max_length=3)
+    for step in range(length):
+        if step == 3:
+            cache = layer.grow_cache(cache, 6)
+        rows = ops.convert_to_tensor(x[:, :, step].reshape(6, 1, 8))
+        out, cache = layer.step(rows, cache, step)
+        paths = np.concatenate([paths, x[:, :, step : step + 1]], axis=2)
+        whole = layer(paths.reshape(6, step + 1, 8), np.repeat(ENCODED, width, axis=0))
+        np.testing.assert_allclose(as_numpy(out)[:, 0], as_numpy(whole)[:, -1], atol=1e-5)
+        cache = layer.reorder_cache(cache, ops.convert_to_tensor(parents[step]))
+        paths = np.take_along_axis(paths, parents[step][:, :, None, None], axis=1)
+
+
+def test_several_positions_in_one_step_equal_one_after_the_other():
+    layer = randomised(Decoder(2, d_model=8, num_heads=2))
+    whole = as_numpy(layer(X, ENCODED))
+    cache = layer.init_cache(ops.convert_to_tensor(ENCODED), 1, max_length=6)
+    _, cache = layer.step(ops.convert_to_tensor(X[:, :1]), cache, 0)
+    out, cache = layer.step(ops.convert_to_tensor(X[:, 1:3]), cache, 1)
+    np.testing.assert_allclose(as_numpy(out), whole[:, 1:3], atol=1e-5)
+    out, _ = layer.step(
+        ops.convert_to_tensor(X[:, 2:4]), cache, 2
+    )  # position 2 again: what stood there is written over
+    np.testing.assert_allclose(as_numpy(out), whole[:, 2:4], atol=1e-5)
+
+
 def test_dropout_is_active_in_training_and_in_no_cached_step():
     layer = randomised(Decoder(1, d_model=8, num_heads=2, dropout=0.5))
     assert np.abs(as_numpy(layer(X, ENCODED, training=True)) - as_numpy(layer(X, ENCODED))).max() > 1e-2

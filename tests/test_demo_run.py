@@ -38,7 +38,7 @@ def test_prints_what_was_counted(anchor, monkeypatch, tmp_path):
     assert f"exact_match={counted:.3f}" in output
     assert float(re.search(r"word_by_word_dictionary=(\S+)", output)[1]) < 0.2
     assert test.source[0] in output
-    assert (tmp_path / "demo" / "saved_model.pb").is_file()
+    assert (tmp_path / "demo" / "1" / "saved_model.pb").is_file()
 
 
 def test_a_folder_with_other_files_is_told_before_the_training(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
-"""Learning curves as a picture."""
+"""Learning curves and attention as pictures."""
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -30,3 +31,25 @@ def test_lines_are_drawn(tmp_path):
     picture = imread(tmp_path / "curves.png")[..., :3]
     colourful = (picture.max(axis=-1) - picture.min(axis=-1)) > 0.3
     assert colourful.sum() > 100
+
+
+@pytest.mark.parametrize(("kind", "head"), [("cross", None), ("encoder", 1), ("decoder", 0)])
+def test_attention_heat_map(tmp_path, kind, head):
+    from keras_transformer.decoding import AttentionMaps
+    from keras_transformer.plots import attention_heat_map
+
+    maps = AttentionMaps(
+        ["▁a", "▁dog", "</s>"],
+        ["<s>", "▁Hund"],
+        ["▁Hund", "</s>"],
+        *(np.full((2, 2, rows, columns), 1 / columns) for rows, columns in ((3, 3), (2, 2), (2, 3))),
+    )
+    attention_heat_map(maps, tmp_path / "map.png", kind, layer=0, head=head)
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    for wrong, message in (
+        ({"kind": "self"}, "kind must be"),
+        ({"layer": 2}, "layer must be"),
+        ({"head": 2}, "head must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attention_heat_map(maps, tmp_path / "none.png", **wrong)

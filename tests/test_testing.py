@@ -121,7 +121,7 @@ class EncoderCutOff(Mutant):
 
 class GradientOfRootOfZero(Mutant):
     def logits(self, hidden):
-        return super().logits(hidden) + 0.0 * ops.sqrt(ops.sum(hidden * 0.0, axis=-1, keepdims=True))
+        return super().logits(hidden) * (1.0 + ops.sqrt(ops.sum(hidden * 0.0, axis=-1, keepdims=True)))
 
 
 class OneAheadSmoothing(kt.SmoothedCrossentropy):
@@ -280,7 +280,7 @@ def test_the_command_line_checks_a_saved_model(tmp_path, monkeypatch):
     # A model that was cut off from its source: what attention to it gives is zeros.
     cut_off = model.decoder.layers[0].cross_attention.output_projection
     for weight in (cut_off.kernel, cut_off.bias):
-        weight.assign(ops.zeros_like(weight))
+        weight.assign(np.zeros(weight.shape))
     kt.Translator(model, tokenizer).save(tmp_path / "bad")
     result = CliRunner().invoke(main, ["check", str(tmp_path / "bad")])
     assert result.exit_code == 1

@@ -115,12 +115,14 @@ def test_translating_many_lengths_compiles_few_shapes(monkeypatch):
     shapes = set()
 
     class Recorder:
+        beam_size = 1
+
         def __init__(self, model, *arguments):
             pass
 
         def __call__(self, source):
             shapes.add(source.shape)
-            return np.full((len(source), 1, 1), 3), None
+            return np.full((len(source), 1, 1), 3), np.zeros((len(source), 1))
 
     monkeypatch.setattr(translator_module, "GreedySearch", Recorder)
     generator = np.random.default_rng(0)
@@ -145,11 +147,69 @@ def test_only_the_most_recent_searches_are_kept():
     assert translator._search(1, 0.6, 1) is not searches[0]
 
 
+def test_hypotheses_say_what_was_found():
+    texts = [TEXTS[5], " ", TEXTS[0]]
+    search = kt.decoding.BeamSearch(TRANSLATOR.model, 3, max_length=6)
+    found = TRANSLATOR.hypotheses(texts, search)
+    assert [len(of_text) for of_text in found] == [3, 1, 3]
+    assert found[1] == [kt.decoding.Hypothesis("", 0.0, [], True)]
+    assert [of_text[0].text for of_text in found] == TRANSLATOR.translate(texts, 3, max_length=6)
+    for text, of_text in zip(texts, found, strict=True):
+        if text.strip():
+            ids, scores = search(np.array([TOKENIZER.encode(text, add_eos=True)]))
+            assert [one.ids for one in of_text] == [row[row != 0].tolist() for row in ids[0]]
+            np.testing.assert_allclose([one.score for one in of_text], scores[0], rtol=1e-4)
+            assert all(one.ended == (one.ids[-1] == 3) for one in of_text)
+            assert all(one.text == TOKENIZER.decode(one.ids) for one in of_text)
+
+
+def test_samples_do_not_depend_on_batches():
+    search = kt.decoding.Sampling(TRANSLATOR.model, samples=2, seed=1, max_length=4)
+    found = TRANSLATOR.hypotheses(TEXTS[:5], search)
+    few = TRANSLATOR.hypotheses(TEXTS[:5], search, batch_tokens=32)
+    assert [[one.ids for one in of_text] for of_text in few] == [[one.ids for one in of_text] for of_text in found]
+    assert TRANSLATOR.hypotheses(TEXTS[4:5] * 3, search)[1][0].ids != []
+
+
+def test_prefixes():
+    texts, prefixes = TEXTS[2:5], ["two", "", "a dog"]
+    found = TRANSLATOR.hypotheses(texts, GreedySearch(TRANSLATOR.model, max_length=9), prefixes)
+    for of_text, prefix in zip(found, prefixes, strict=True):
+        assert of_text[0].ids[: len(TOKENIZER.encode(prefix))] == TOKENIZER.encode(prefix)
+    assert found[1][0].text == TRANSLATOR.translate(texts[1:2], beam_size=1, max_length=9)[0]
+    with pytest.raises(ValueError, match="Each text needs a prefix"):
+        TRANSLATOR.hypotheses(texts, prefixes=["a"])
+
+
+def test_a_search_over_another_model_is_refused():
+    with pytest.raises(ValueError, match="The search is over another model"):
+        TRANSLATOR.hypotheses(TEXTS[:1], GreedySearch(make_translator().model))
+
+
+def test_score_and_attention():
+    sources, targets = [TEXTS[4], TEXTS[1]], ["two cats", "a green field and a tree"]
+    scored = TRANSLATOR.score(sources, targets)
+    alone = [TRANSLATOR.score([source], [target])[0] for source, target in zip(sources, targets, strict=True)]
+    for one, other, source, target in zip(scored, alone, sources, targets, strict=True):
+        assert one.pieces == TOKENIZER.pieces(TOKENIZER.encode(target, add_eos=True))
+        np.testing.assert_allclose(one.token_log_probabilities, other.token_log_probabilities, atol=1e-5)
+        assert one.text == target and len(one.pieces) == len(one.token_log_probabilities)
+        assert [word for _, word in one.alignment] == list(range(len(target.split())))
+        assert all(0 <= word < len(source.split()) for word, _ in one.alignment)
+    (found,) = TRANSLATOR.hypotheses(sources[:1], BeamSearch(TRANSLATOR.model, 2, length_penalty=0.0, max_length=5))
+    np.testing.assert_allclose(TRANSLATOR.score(sources[:1], found[:1])[0].log_probability, found[0].score, atol=1e-4)
+    maps = TRANSLATOR.attention(sources[0], targets[0])
+    assert maps.target == ["<s>", *maps.labels[:-1]] and maps.labels[-1] == "</s>" == maps.source[-1]
+    assert maps.cross.shape == (1, 2, len(maps.labels), len(maps.source))
+    with pytest.raises(ValueError, match="Each source needs a translation"):
+        TRANSLATOR.score(sources, targets[:1])
+
+
 def test_save_and_load(tmp_path):
     TRANSLATOR.save(tmp_path / "new" / "translator")
     folder = tmp_path / "new" / "translator"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["translator"]  # nothing left beside it
-    names = ["model.json", "model.weights.h5", "tokenizer.model", "translator.json"]
+    names = ["manifest.json", "model.json", "model.weights.h5", "tokenizer.model", "translator.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     loaded = kt.Translator.load(folder)
     assert loaded.tokenizer == TOKENIZER and loaded.model.get_config() == TRANSLATOR.model.get_config()
@@ -219,9 +279,19 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_a_later_format_is_refused(tmp_path):
     TRANSLATOR.save(tmp_path / "translator")
-    (tmp_path / "translator" / "translator.json").write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(ValueError, match="format version 2; this release reads 1"):
+    (tmp_path / "translator" / "translator.json").write_text(json.dumps({"format_version": 3}))
+    with pytest.raises(ValueError, match="format version 3; this release reads 1 and 2"):
         kt.Translator.load(tmp_path / "translator")
+
+
+def test_the_format_before_has_no_manifest_and_loads(tmp_path):
+    folder = tmp_path / "translator"
+    TRANSLATOR.save(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(kt.ArtifactError, match="manifest.json is missing"):  # this format has one
+        kt.Translator.load(folder)
+    (folder / "translator.json").write_text(json.dumps({"format_version": 1}))
+    assert kt.Translator.load(folder).tokenizer == TOKENIZER
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])
@@ -245,7 +315,7 @@ def test_weights_that_are_not_finite_are_an_error():
         (None, {}, "takes a list of str. Received: None"),
         (["a dog", 3], {}, "takes a list of str. Received: 3"),
         (["a dog"], {"beam_size": 1.5}, "beam_size must be an integer from 1. Received: beam_size=1.5"),
-        (["a dog"], {"max_length": 2.5}, "max_length must be a whole number of tokens"),
+        (["a dog"], {"max_length": 2.5}, "max_length must be an integer from 1"),
         (["a dog"], {"batch_tokens": 0}, "batch_tokens must be an integer from 1"),
     ],
 )

@@ -164,6 +164,6 @@ def _check_regular(path, last=True):
     try:
         mode = os.lstat(path).st_mode
     except (OSError, ValueError):
-        raise ArtifactError(path, "corrupt or incomplete: it is missing") from None
+        raise ArtifactError(path, f"corrupt or incomplete: {path.name} is missing") from None
     if not (stat.S_ISREG(mode) if last else stat.S_ISDIR(mode)):
         raise ArtifactError(path, f"it is no plain {'file' if last else 'folder'}")

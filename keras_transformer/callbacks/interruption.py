@@ -28,22 +28,24 @@ class Interruption(keras.callbacks.Callback):
     does at once what it would have done without this. Outside the main thread, which alone may handle signals, nothing changes.
 
     Args:
+        save: called first, as Checkpoints.save: here the weights are still those that are trained. (When ``fit`` has ended, on JAX
+        by an
+            exception too, an optimizer with an average has put that in their place.)
         file: where a second signal is answered; None for standard error.
 
     Example:
 
         checkpoints = kt.callbacks.Checkpoints("run/checkpoints")
-        with kt.callbacks.Interruption() as interruption:
+        with kt.callbacks.Interruption(save=checkpoints.save) as interruption:
             try:
                 model.fit(train, epochs=20, callbacks=[checkpoints, interruption])
-            except kt.callbacks.Interrupted:
-                checkpoints.save()
+            finally:
                 checkpoints.wait()
-                raise
     """
 
-    def __init__(self, file=None):
+    def __init__(self, save=None, file=None):
         super().__init__()
+        self.save = save
         self.file = file
         self._handlers = {}
         self._received = []
@@ -69,6 +71,8 @@ class Interruption(keras.callbacks.Callback):
 
     def _raise_if_received(self):
         if self._received:
+            if self.save is not None:
+                self.save()
             raise Interrupted(self._received[0])
 
     def on_train_batch_begin(self, batch, logs=None):

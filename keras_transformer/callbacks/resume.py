@@ -71,7 +71,16 @@ class Resume(keras.callbacks.Callback):
         model._initial_epoch = state["epoch"]  # as Keras's own BackupAndRestore has it
         if state["position"]:
             logs = dict.fromkeys(model.get_metrics_result(), 0.0)
-            model.train_function = skip_steps(model.train_function, state["position"], logs, model.steps_per_execution)
+            this_fit = (
+                model.history
+            )  # another ``fit`` has another: what one that was broken off has left is not left out there
+            model.train_function = skip_steps(
+                model.train_function,
+                state["position"],
+                logs,
+                model.steps_per_execution,
+                active=lambda: model.history is this_fit,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         if hasattr(self.data, "set_epoch"):

@@ -20,6 +20,7 @@ from keras_transformer._version import __version__
 from keras_transformer.certify.comparison import BOUNDS, compare
 from keras_transformer.certify.plan import Plan
 from keras_transformer.environment import BACKENDS, installed_backends
+from keras_transformer.presets import get_preset
 
 FORMAT_VERSION = 1
 _FILES = ("model.json", "model.weights.h5", "tokenizer.model")
@@ -130,8 +131,9 @@ def preset_checkpoint(preset, folder, echo=None):
     """Trains a model of that preset for a moment, in a process of its own; returns the folder of its translator.
 
     Raises:
-        ValueError: there is no backend, or it fails.
+        ValueError: there is no such preset, no backend, or it fails.
     """
+    get_preset(preset)
     installed = installed_backends()
     if not installed:
         _usable(None)

@@ -17,6 +17,8 @@ from keras_transformer.cli.evaluate import evaluate
 from keras_transformer.cli.export import export
 from keras_transformer.cli.inspect import inspect
 from keras_transformer.cli.prepare import prepare
+from keras_transformer.cli.score import score
+from keras_transformer.cli.serve import serve
 from keras_transformer.cli.train import train
 from keras_transformer.cli.translate import translate
 
@@ -43,5 +45,6 @@ def main():
     """The encoder-decoder Transformer for Keras 3: text pairs in, a translator out."""
 
 
-for _command in (demo, train, average, translate, evaluate, inspect, prepare, export, certify, check, doctor):
+_COMMANDS = (demo, inspect, prepare, train, average, translate, score, evaluate, export, serve, certify, check, doctor)
+for _command in _COMMANDS:
     main.add_command(_command)

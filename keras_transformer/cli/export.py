@@ -1,22 +1,102 @@
 """``keras-transformer export``."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import click
 
 from keras_transformer.cli.options import backend_option, beam_size_option, length_penalty_option, load_translator
+
+FORMATS = {
+    "saved_model": "a TensorFlow SavedModel in TensorFlow Serving's layout",
+    "onnx": "ONNX graphs of encoder and decoder step, with a driver that searches",
+    "ctranslate2": "a CTranslate2 model, with a driver that ranks as training does",
+    "keras_nlp": "a preset in keras-nlp's layout",
+}
 
 
 @click.command()
 @click.argument("run")
 @click.argument("output")
 @backend_option
+@click.option("--format", "kind", type=click.Choice(list(FORMATS)), default="saved_model", help="What to write.")
 @beam_size_option
 @length_penalty_option
 @click.option(
     "--max-length", type=click.IntRange(1), help="Tokens a translation may have; twice the source's and ten more."
 )
-def export(run, output, backend, beam_size, length_penalty, max_length):
-    """Writes the model in RUN as a TensorFlow SavedModel into OUTPUT."""
-    load_translator(run).export(output, beam_size=beam_size, length_penalty=length_penalty, max_length=max_length)
-    click.echo(
-        f"{output} holds a SavedModel with the signature serving_default, its tokenizer and card.json.", err=True
-    )
+@click.option(
+    "--text", is_flag=True, help="saved_model: write OUTPUT/text too, which takes and gives texts (tensorflow-text)."
+)
+@click.option("--quantization", default="float32", help="ctranslate2: float32, float16, int8, int8_float16, ...")
+@click.option("--source", help="Text to test the export with, and to score the model on; a sentence a line.")
+@click.option("--target", help="Reference translations of --source, line by line: the card then has BLEU.")
+@click.option("--licence", help="Under which the model is given away; for the card.")
+def export(
+    run, output, backend, kind, beam_size, length_penalty, max_length, text, quantization, source, target, licence
+):
+    """Writes the model in RUN into OUTPUT, for use without this package, with a card and SHA-256 sums.
+
+    The search options are fixed in a SavedModel; other formats take them when they translate.
+    """
+    from keras_transformer import export as exports
+    from keras_transformer.interchange import save_preset
+
+    translator = load_translator(run)
+    sentences = _lines(source)
+    facts = _facts(run, licence) | _scores(translator, sentences, target, beam_size, length_penalty)
+    model, tokenizer = translator.model, translator.tokenizer
+    if kind == "saved_model":
+        search = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
+        exports.export_saved_model(model, tokenizer, output, **search, sentences=sentences, text=text, facts=facts)
+    elif kind == "onnx":
+        exports.export_onnx(model, tokenizer, output, facts=facts)
+    elif kind == "ctranslate2":
+        exports.export_ctranslate2(model, tokenizer, output, quantization=quantization, facts=facts)
+    else:
+        save_preset(translator, output)
+    click.echo(f"{output} holds {FORMATS[kind]}.", err=True)
+
+
+def _lines(file):
+    from keras_transformer.text.corpus import read_lines
+
+    return None if file is None else list(read_lines(file))
+
+
+def _facts(run, licence):
+    """What a run folder tells of how its model was made."""
+    facts = {} if licence is None else {"licence": licence}
+    folder = Path(run)
+    if (folder / "run.yaml").is_file():
+        import yaml
+
+        settings = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+        facts["made_by"] = {"command": "keras-transformer train", "settings": settings}
+        files = [settings.get(name) for name in ("source", "target", "valid_source", "valid_target")]
+        facts["data"] = {file: _sha256(file) for file in files if file}
+    if (folder / "certificate.json").is_file():
+        facts["certificate"] = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
+    return facts
+
+
+def _sha256(file):
+    if not Path(file).is_file():
+        return "no longer there"
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _scores(translator, sentences, target, beam_size, length_penalty):
+    if target is None:
+        return {}
+    if sentences is None:
+        raise ValueError("--target holds references for the lines of --source. Give --source as well.")
+    from keras_transformer.evaluation import bleu
+
+    references = _lines(target)
+    if len(references) != len(sentences):
+        raise ValueError(f"--source has {len(sentences)} lines and --target {len(references)}. They must be aligned.")
+    translations = translator.translate(sentences, beam_size=beam_size, length_penalty=length_penalty)
+    return {"scores": {"on": Path(target).name, "bleu": str(bleu(translations, references)), "beam_size": beam_size}}

@@ -1,9 +1,10 @@
 """``keras-transformer translate``."""
 
+import contextlib
 import io
+import itertools
 import os
 import sys
-from pathlib import Path
 
 import click
 
@@ -23,25 +24,91 @@ from keras_transformer.cli.options import (
 @click.option("--output", type=click.Path(allow_dash=True), default="-", help="Where the translations go.")
 @beam_size_option
 @length_penalty_option
-def translate(run, backend, source, output, beam_size, length_penalty):
+@click.option(
+    "--max-length", type=click.IntRange(1), help="Most tokens of a translation; else twice the source's and ten."
+)
+@click.option("--chunk", type=click.IntRange(1), default=1000, help="Lines at a time; 1 answers each at once.")
+@click.option("--longest", type=click.IntRange(2), help="Most ids of a source; what is longer counts as over-long.")
+@click.option(
+    "--over-long", type=click.Choice(["split", "refuse"]), default="split", help="Split at sentence ends, or fail."
+)
+@click.option("--resume", is_flag=True, help="Go on behind the lines that --output already has.")
+@click.option(
+    "--shard", metavar="I/N", default="1/1", help="Every N-th line from the I-th on: one of N machines' share."
+)
+def translate(
+    run, backend, source, output, beam_size, length_penalty, max_length, chunk, longest, over_long, resume, shard
+):
     """Translates line by line with the model in RUN, a run folder or a saved translator."""
+    from keras_transformer import decoding, file_translation
     from keras_transformer.text.corpus import read_lines
 
     find_translator(run)  # what is wrong is told before the work, and before standard input is waited for
-    _check_output(output)
-    lines = list(read_lines(io.BufferedReader(io.BytesIO(sys.stdin.buffer.read())) if source == "-" else source))
-    translations = load_translator(run).translate(lines, beam_size=beam_size, length_penalty=length_penalty)
-    # A line feed within a translation, which the vocabulary can spell, would shift all lines behind it.
-    text = "".join(translation.replace("\n", " ") + "\n" for translation in translations).encode("utf-8")
-    if output == "-":
-        click.echo(text, nl=False)
+    _check_output(output, resume)
+    number, count = _shard(shard)
+    lines = read_lines(source if source != "-" else _standard_input())
+    lines = file_translation.shard(itertools.chain(list(itertools.islice(lines, chunk)), lines), number, count)
+    done = file_translation.complete_lines(output) if resume else 0
+    lines = itertools.islice(lines, done, None)
+    translator = load_translator(run)
+    if beam_size == 1:
+        search = decoding.GreedySearch(translator.model, length_penalty, max_length)
     else:
-        Path(output).write_bytes(text)
+        search = decoding.BeamSearch(translator.model, beam_size, length_penalty, max_length, n_best=1)
+    counts = None
+    with _writer(output, resume) as write, _progress() as show:
+        for counts in file_translation.translate_lines(
+            translator, lines, write, search, chunk_lines=chunk, longest=longest, over_long=over_long, first=done + 1
+        ):
+            show(counts)
+    if counts is not None and (counts.split or counts.cut_off):
+        click.echo(str(counts), err=True)
 
 
-def _check_output(path):
+def _standard_input():
+    """sys.stdin.buffer, which may lack ``peek``."""
+    buffer = sys.stdin.buffer
+    return buffer if hasattr(buffer, "peek") else io.BufferedReader(buffer)
+
+
+def _shard(text):
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--shard must be I/N with I from 1 to N. Received: {text!r}.")
+    return int(number), int(count)
+
+
+@contextlib.contextmanager
+def _writer(output, resume):
+    """A context that gives a function which writes translations, each on a line, and leaves none of them in a buffer."""
+    with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else open(output, "ab" if resume else "wb") as file:
+
+        def write(translations):
+            file.write("".join(translation + "\n" for translation in translations).encode("utf-8"))
+            file.flush()
+
+        yield write
+
+
+@contextlib.contextmanager
+def _progress():
+    """A context that gives a function which shows Counts on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda counts: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("")
+        yield lambda counts: bar.update(task, description=str(counts))
+
+
+def _check_output(path, resume):
     """Raises before the work if its result could not be written."""
     if path == "-":
+        if resume:
+            raise ValueError("--resume needs an --output file to go on with. Received none.")
         return
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):

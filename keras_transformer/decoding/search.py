@@ -1,92 +1,53 @@
 """Greedy and beam search over the cached decoder: the step after training, the step before text.
 
-Both run one loop inside the backend's compiler (no Python per token on TensorFlow and JAX) and give the same kind of
-result. Sutskever et al. 2014 (beam search), Wu et al. 2016, section 7 (length penalty).
+Sutskever et al. 2014 (beam search), Wu et al. 2016, section 7 (length and coverage penalty). The loop is loop.py's, what is
+forbidden rules.py's.
 """
 
-import numbers
-
-import numpy as np
 from keras import ops
 
-from keras_transformer.backend import compiled, top_k
-from keras_transformer.layers.masking import padding_mask
+from keras_transformer.backend import max_and_argmax, top_k
+from keras_transformer.decoding.errors import check_integer
+from keras_transformer.decoding.loop import Search
+from keras_transformer.decoding.rules import IMPOSSIBLE
 
-IMPOSSIBLE = -1e9  # the score of what must not be chosen: finite, so that no difference of two of them is NaN
 
+class _Ranked(Search):
+    """A search whose results are ranked by log-probability, normalised for length and coverage."""
 
-class _Search:
-    """The arguments, the compiled function, and the checks around it."""
-
-    def __init__(self, model, length_penalty=0.0, max_length=None):
-        if max_length is not None and not (isinstance(max_length, numbers.Integral) and max_length >= 1):
-            raise ValueError(f"max_length must be a whole number of tokens from 1, or None. Received: {max_length!r}.")
+    def __init__(self, model, length_penalty, max_length, normalization, rules):
+        super().__init__(model, max_length, rules)
         if length_penalty < 0:
             raise ValueError(f"length_penalty must not be negative. Received: length_penalty={length_penalty}.")
-        self.model = model
+        if normalization not in ("gnmt", "average"):
+            raise ValueError(f'normalization must be "gnmt" or "average". Received: {normalization!r}.')
         self.length_penalty = length_penalty
-        self.max_length = max_length
-        self._compiled = compiled(self.search, model)
-
-    def __call__(self, source):
-        """Searches and checks; see the class for the result.
-
-        Args:
-            source: (B, S) integer ids, each row ended by eos and filled up with pad.
-
-        Returns:
-            NumPy ids (B, W, L) int32 and scores (B, W) float32, best first.
-
-        Raises:
-            ValueError: the model's logits are not finite.
-        """
-        ids, scores = self._compiled(ops.convert_to_tensor(np.asarray(source), dtype="int32"))
-        scores = ops.convert_to_numpy(scores)
-        if np.isnan(scores).any():
-            rows = np.flatnonzero(np.isnan(scores).any(axis=1)).tolist()
-            raise ValueError(
-                f"The model's logits are not finite for source rows {rows[:10]}: its weights hold NaN or overflow. "
-                "Load the last good checkpoint, or decode under a float32 policy."
-            )
-        return ops.convert_to_numpy(ids), scores
-
-    def _limits(self, source):
-        """How many tokens each sentence may get, (B,), and the most of all, L.
-
-        Twice the source and ten more holds nearly every translation; a sentence's limit depends on itself alone, so
-        that padding and neighbours do not change its translation.
-        """
-        lengths = ops.sum(ops.cast(ops.not_equal(source, self.model.pad_id), "int32"), axis=1)
-        limits = 2 * lengths + 10
-        longest = 2 * ops.shape(source)[1] + 10
-        if self.max_length is not None:
-            limits = ops.minimum(limits, self.max_length)
-            longest = self.max_length
-        return limits, longest
-
-    def _log_probabilities(self, tokens, cache, step, source_mask):
-        """log p of the next token, (N, V), never pad or bos; and the new cache."""
-        logits, cache = self.model.decode_step(tokens, cache, step, source_mask)
-        log_probabilities = ops.log_softmax(logits, axis=-1)
-        entries = ops.arange(self.model.vocabulary_size, dtype="int32")
-        banned = ops.logical_or(entries == self.model.pad_id, entries == self.model.bos_id)  # (V,)
-        return ops.where(banned, IMPOSSIBLE, log_probabilities), cache
+        self.normalization = normalization
 
     def _penalty(self, lengths):
-        """((5 + length) / 6) ** length_penalty, by which a summed log-probability is divided."""
-        return ((5.0 + ops.cast(lengths, "float32")) / 6.0) ** self.length_penalty
+        """What a summed log-probability is divided by; grows with the length."""
+        lengths = ops.cast(lengths, "float32")
+        return ((5.0 + lengths) / 6.0 if self.normalization == "gnmt" else lengths) ** self.length_penalty
+
+    def _ranked(self, scores, lengths, state):
+        """The scores (B, W) by which hypotheses of ``lengths`` tokens are ranked."""
+        scores = scores / self._penalty(lengths)
+        return scores + self.rules.coverage(state["attended"], state["source_mask"]) if "attended" in state else scores
 
 
-class GreedySearch(_Search):
+class GreedySearch(_Ranked):
     """The most probable token at each step.
 
     Args:
         model: a Transformer.
         length_penalty: exponent of the score's length normalisation; it does not change which ids are found.
-        max_length: most tokens a translation may have; None for twice the source's and ten more.
+        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        normalization: "gnmt" or "average"; see BeamSearch.
+        rules: a Rules, what may be produced; None for Rules().
 
     Call arguments:
         source: (B, S) integer ids.
+        prefix: (B, P) ids that the translations begin with, filled up with pad; None for none.
 
     Returns:
         ids (B, 1, L) int32, ended by eos where it came before the limit and filled up with pad; scores (B, 1) float32,
@@ -102,65 +63,63 @@ class GreedySearch(_Search):
     ((1, 1, 4), (1, 1))
     """
 
-    beam_size = 1
+    def __init__(self, model, length_penalty=0.0, max_length=None, normalization="gnmt", rules=None):
+        super().__init__(model, length_penalty, max_length, normalization, rules)
 
-    def search(self, source):
-        """The search as a function of tensors, for compilation and export."""
-        model = self.model
-        limits, longest = self._limits(source)
-        source_mask = padding_mask(source, model.pad_id)
-        cache = model.init_cache(model.encode(source, source_mask), 1, longest)
-        batch = ops.shape(source)[0]
-        columns = ops.arange(longest, dtype="int32")
+    def _begin(self, state):
+        return state | {"lengths": ops.zeros_like(state["limits"])}
 
-        def unfinished(step, ids, tokens, scores, lengths, finished, cache):
-            return ops.logical_and(step < longest, ops.logical_not(ops.all(finished)))
+    def _extend(self, state):
+        step, done = state["step"], state["done"]
+        allowed, moved = self._log_probabilities(state)
+        best, tokens = max_and_argmax(allowed[:, 0])  # (B,)
+        tokens = ops.where(done, self.model.pad_id, ops.cast(tokens, "int32"))
+        columns = ops.arange(ops.shape(state["ids"])[2], dtype="int32")
+        ends = ops.logical_or(tokens == self.model.eos_id, step + 1 >= state["limits"])
+        moved |= {
+            "step": step + 1,
+            "ids": ops.where(columns == step, tokens[:, None, None], state["ids"]),
+            "scores": state["scores"] + ops.where(done, 0.0, best)[:, None],
+            "lengths": ops.where(done, state["lengths"], step + 1),
+            "done": ops.logical_or(ops.logical_or(done, ends), moved["broken"]),
+        }
+        if "attended" in state:
+            moved["attended"] = ops.where(done[:, None, None], state["attended"], moved["attended"])
+        return moved
 
-        def extend(step, ids, tokens, scores, lengths, finished, cache):
-            log_probabilities, cache = self._log_probabilities(tokens, cache, step, source_mask)
-            best = ops.max(log_probabilities, axis=-1)  # (B,)
-            tokens = ops.cast(ops.argmax(log_probabilities, axis=-1), "int32")
-            tokens = ops.where(finished, model.pad_id, tokens)
-            ids = ops.where(columns[None] == step, tokens[:, None], ids)  # (B, L)
-            scores = scores + ops.where(finished, 0.0, best)
-            lengths = ops.where(finished, lengths, step + 1)
-            finished = ops.logical_or(finished, tokens == model.eos_id)
-            finished = ops.logical_or(finished, step + 1 >= limits)
-            return step + 1, ids, tokens, scores, lengths, finished, cache
-
-        start = (
-            ops.zeros((), dtype="int32"),
-            ops.full((batch, longest), model.pad_id, dtype="int32"),
-            ops.full((batch,), model.bos_id, dtype="int32"),
-            ops.zeros((batch,), dtype="float32"),
-            ops.zeros((batch,), dtype="int32"),
-            ops.zeros((batch,), dtype="bool"),
-            cache,
-        )
-        _, ids, _, scores, lengths, _, _ = ops.while_loop(unfinished, extend, start)
-        return ids[:, None], (scores / self._penalty(lengths))[:, None]
+    def _result(self, state):
+        scores = self._ranked(state["scores"], state["lengths"][:, None], state)
+        return state["ids"], ops.where(state["broken"][:, None], float("nan"), scores)
 
 
-class BeamSearch(_Search):
+class BeamSearch(_Ranked):
     """The best of the translations found by extending W hypotheses at a time.
 
     At each step the 2 W best extensions of a sentence's hypotheses are ranked by log-probability (ties by token, then
     by hypothesis). Those among the first W that end are finished and frozen; the best W that do not end go on. A
-    sentence is done when W hypotheses have finished or its limit is reached. Beam size 1 is greedy search.
+    sentence is done when W hypotheses have finished, when its limit is reached, or when nothing that goes on can come among the
+    ``n_best``: not even if all its further tokens cost nothing and it took the whole limit. Beam size 1 is greedy search.
 
     Args:
         model: a Transformer.
         beam_size: W.
         length_penalty: finished hypotheses are ranked by log-probability / ((5 + length) / 6) ** length_penalty, Wu et
             al.'s alpha; 0 ranks by log-probability.
-        max_length: most tokens a translation may have; None for twice the source's and ten more.
+        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        n_best: how many translations a sentence gets, N; None for W. Fewer end sooner.
+        normalization: "gnmt" as above; "average" for log-probability / length ** length_penalty, at 1 the mean of the tokens'.
+        rules: a Rules, what may be produced; None for Rules().
 
     Call arguments:
         source: (B, S) integer ids.
+        prefix: (B, P) ids that the translations begin with, filled up with pad; None for none.
 
     Returns:
-        ids (B, W, L) int32, best first, ended by eos where it came before the limit and filled up with pad; scores
-        (B, W) float32 as ranked.
+        ids (B, N, L) int32, best first, ended by eos where it came before the limit and filled up with pad; scores
+        (B, N) float32 as ranked. Where fewer than N translations were found, the others are all pad with a score of -1e9.
+
+    Raises:
+        ValueError: an argument is impossible, or W is larger than the vocabulary.
 
     Example:
 
@@ -174,103 +133,115 @@ class BeamSearch(_Search):
     Reference: Wu et al. 2016, section 7, equation 14.
     """
 
-    def __init__(self, model, beam_size=4, length_penalty=0.6, max_length=None):
-        super().__init__(model, length_penalty, max_length)
-        if not isinstance(beam_size, numbers.Integral) or beam_size < 1:
-            raise ValueError(f"beam_size must be an integer from 1. Received: beam_size={beam_size!r}.")
+    _ids = ("ids", "finished_ids")
+
+    def __init__(
+        self, model, beam_size=4, length_penalty=0.6, max_length=None, n_best=None, normalization="gnmt", rules=None
+    ):
+        super().__init__(model, length_penalty, max_length, normalization, rules)
+        check_integer("beam_size", beam_size, 1)
+        if beam_size > model.vocabulary_size:
+            raise ValueError(
+                f"beam_size must not be larger than the vocabulary of {model.vocabulary_size}. Received: beam_size={beam_size}."
+            )
+        n_best = beam_size if n_best is None else n_best
+        check_integer("n_best", n_best, 1)
+        if n_best > beam_size:
+            raise ValueError(f"n_best must not be larger than beam_size={beam_size}. Received: n_best={n_best}.")
         self.beam_size = beam_size
+        self.n_best = n_best
 
-    def search(self, source):
-        """The search as a function of tensors, for compilation and export."""
-        model, width = self.model, self.beam_size
-        limits, longest = self._limits(source)
-        source_mask = padding_mask(source, model.pad_id)
-        cache = model.init_cache(model.encode(source, source_mask), width, longest)
-        batch = ops.shape(source)[0]
-        columns = ops.arange(longest, dtype="int32")
+    def _begin(self, state):
+        only_one = ops.where(
+            ops.arange(self.beam_size) == 0, 0.0, IMPOSSIBLE
+        )  # equal hypotheses would only repeat each other
+        return state | {
+            "scores": state["scores"] + only_one,
+            "finished_ids": state["ids"],
+            "finished_scores": ops.full_like(state["scores"], IMPOSSIBLE),
+        }
 
-        def unfinished(step, alive, finished, done, broken, cache):
-            return ops.logical_and(step < longest, ops.logical_not(ops.all(done)))
+    def _extend(self, state):
+        width, step, limits, done = self.beam_size, state["step"], state["limits"], state["done"]
+        allowed, moved = self._log_probabilities(state)
+        scores, tokens, parents = self._best_extensions(allowed, state)  # each (B, 2 W)
 
-        def extend(step, alive, finished, done, broken, cache):
-            tokens = ops.where(step == 0, model.bos_id, _column(alive["ids"], step - 1))  # (B, W)
-            log_probabilities, cache = self._log_probabilities(ops.reshape(tokens, (-1,)), cache, step, source_mask)
-            totals = ops.reshape(log_probabilities, (batch, width, model.vocabulary_size))
-            totals = totals + alive["scores"][:, :, None]  # (B, W, V)
-            # One logit that is NaN or infinite makes all log-probabilities of its row NaN: one entry tells. Kept apart,
-            # because backends sort NaN differently.
-            not_finite = ops.any(ops.isnan(totals[:, :, model.eos_id]), axis=1)
-            broken = ops.logical_or(broken, ops.logical_and(not_finite, ops.logical_not(done)))
-            scores, tokens, parents = _best_extensions(totals, 2 * width)  # each (B, 2 W)
-            ids = ops.take_along_axis(alive["ids"], parents[:, :, None], axis=1)  # (B, 2 W, L)
-            ids = ops.where(columns == step, tokens[:, :, None], ids)
+        # 1. those that end are ranked among the finished
+        ends = ops.logical_or(tokens == self.model.eos_id, step + 1 >= limits[:, None])
+        first = ops.arange(ops.shape(ends)[1], dtype="int32") < width
+        finishes = ops.logical_and(ops.logical_and(ends, first), ops.logical_not(done)[:, None])
+        finishes = ops.logical_and(finishes, scores > IMPOSSIBLE / 2)
+        of_parents = {"attended": _children(moved["attended"], parents)} if "attended" in moved else {}
+        ranked = self._ranked(scores, step + 1, state | of_parents)
+        ranked = ops.concatenate([state["finished_scores"], ops.where(finishes, ranked, IMPOSSIBLE)], axis=1)
+        finished_scores, chosen = top_k(ranked, width)  # (B, W) of (B, 3 W)
+        written = _written(state["ids"], parents, tokens, step)  # (B, 2 W, L)
+        finished_ids = _children(ops.concatenate([state["finished_ids"], written], axis=1), chosen)
 
-            ends = ops.logical_or(tokens == model.eos_id, step + 1 >= limits[:, None])
-            ranks = ops.arange(ops.shape(ends)[1], dtype="int32")
-            finishes = ops.logical_and(ends, ranks < width)
-            finishes = ops.logical_and(finishes, ops.logical_not(done)[:, None])
-            finishes = ops.logical_and(finishes, scores > IMPOSSIBLE / 2)
-            ended = {"ids": ids, "scores": ops.where(finishes, scores / self._penalty(step + 1), IMPOSSIBLE)}
-            both = {name: ops.concatenate([finished[name], ended[name]], axis=1) for name in finished}
-            finished, _ = _best(both, width)
+        # 2. the best of the others go on
+        scores, chosen = top_k(ops.where(ends, IMPOSSIBLE, scores), width)
+        parents = ops.take_along_axis(parents, chosen, axis=1)  # (B, W)
+        moved |= {
+            "step": step + 1,
+            "ids": _children(written, chosen),
+            "scores": scores,
+            "finished_ids": finished_ids,
+            "finished_scores": finished_scores,
+            "cache": self.model.reorder_cache(moved["cache"], parents),
+        }
+        if "attended" in moved:
+            moved["attended"] = _children(moved["attended"], parents)
+        return moved | {"done": self._done(moved)}
 
-            going_on = {"ids": ids, "scores": ops.where(ends, IMPOSSIBLE, scores)}
-            alive, chosen = _best(going_on, width)
-            parents = ops.take_along_axis(parents, chosen, axis=1)  # (B, W)
-            rows = parents + width * ops.arange(batch, dtype="int32")[:, None]
-            cache = _reorder(cache, ops.reshape(rows, (-1,)))
+    def _best_extensions(self, allowed, state):
+        """The 2 W best tokens to go on with: scores, tokens and hypotheses, each (B, 2 W)."""
+        return best_extensions(allowed, state["scores"], 2 * self.beam_size)
 
-            full = ops.all(finished["scores"] > IMPOSSIBLE / 2, axis=1)
-            done = ops.logical_or(ops.logical_or(done, broken), ops.logical_or(full, step + 1 >= limits))
-            return step + 1, alive, finished, done, broken, cache
+    def _done(self, state):
+        full = state["finished_scores"][:, -1] > IMPOSSIBLE / 2
+        # A score only falls and its divisor only grows: nothing that goes on can come to more than this.
+        bound = ops.max(state["scores"], axis=1) / self._penalty(state["limits"])
+        beaten = bound <= state["finished_scores"][:, self.n_best - 1]
+        done = ops.logical_or(ops.logical_or(state["done"], state["broken"]), ops.logical_or(full, beaten))
+        return ops.logical_or(done, state["step"] >= state["limits"])
 
-        nothing = ops.full((batch, width, longest), model.pad_id, dtype="int32")
-        one_alive = ops.where(ops.arange(width) == 0, 0.0, IMPOSSIBLE)  # equal hypotheses would only repeat each other
-        start = (
-            ops.zeros((), dtype="int32"),
-            {"ids": nothing, "scores": ops.zeros((batch, width), dtype="float32") + one_alive},
-            {"ids": nothing, "scores": ops.full((batch, width), IMPOSSIBLE, dtype="float32")},
-            ops.zeros((batch,), dtype="bool"),
-            ops.zeros((batch,), dtype="bool"),
-            cache,
-        )
-        _, _, finished, _, broken, _ = ops.while_loop(unfinished, extend, start)
-        return finished["ids"], ops.where(broken[:, None], float("nan"), finished["scores"])
-
-
-def _column(ids, index):
-    """Column ``index`` of ids (B, W, L): (B, W). A negative index reads column 0, which the caller discards."""
-    return ops.take(ids, ops.maximum(index, 0), axis=2)
+    def _result(self, state):
+        scores = ops.where(state["broken"][:, None], float("nan"), state["finished_scores"])
+        return state["finished_ids"][:, : self.n_best], scores[:, : self.n_best]
 
 
-def _best_extensions(totals, count):
-    """The ``count`` best of totals (B, W, V) by score, token, hypothesis: scores, tokens, hypotheses, each (B, count).
+def best_extensions(log_probabilities, scores, count):
+    """The ``count`` best extensions of W hypotheses by score, token, hypothesis.
 
     First the best of each hypothesis (ties by token), then the best of those, laid out so that the position in memory
     breaks ties by token before hypothesis.
+
+    Args:
+        log_probabilities: (B, W, V).
+        scores: (B, W), what each hypothesis brings.
+        count: how many, W V at most.
+
+    Returns:
+        Scores, tokens, hypotheses, each (B, count).
     """
-    batch, width, vocabulary_size = ops.shape(totals)[0], totals.shape[1], totals.shape[2]
+    batch, width, vocabulary_size = ops.shape(scores)[0], scores.shape[1], log_probabilities.shape[2]
     each = min(count, vocabulary_size)
-    scores, tokens = top_k(totals, each)  # (B, W, each)
-    hypotheses = ops.broadcast_to(ops.arange(width, dtype="int32")[None, :, None], (batch, width, each))
-    scores, tokens, hypotheses = (
-        ops.reshape(x, (batch, width * each)) for x in (scores, ops.cast(tokens, "int32"), hypotheses)
-    )
+    best, tokens = top_k(log_probabilities, each)  # (B, W, each)
+    totals = ops.reshape(best + scores[:, :, None], (batch, width * each))
+    tokens = ops.reshape(ops.cast(tokens, "int32"), (batch, width * each))
+    hypotheses = ops.repeat(ops.arange(width, dtype="int32"), each)[None]  # (1, W each)
     order = ops.argsort(tokens * width + hypotheses, axis=1)
-    scores, tokens, hypotheses = (ops.take_along_axis(x, order, axis=1) for x in (scores, tokens, hypotheses))
-    scores, order = top_k(scores, min(count, width * each))
-    return scores, ops.take_along_axis(tokens, order, axis=1), ops.take_along_axis(hypotheses, order, axis=1)
+    totals, tokens = ops.take_along_axis(totals, order, axis=1), ops.take_along_axis(tokens, order, axis=1)
+    best, chosen = top_k(totals, min(count, width * each))
+    return best, ops.take_along_axis(tokens, chosen, axis=1), ops.take_along_axis(order, chosen, axis=1) // each
 
 
-def _best(hypotheses, width):
-    """The ``width`` best of {"ids": (B, N, L), "scores": (B, N)}, and which they were, (B, W)."""
-    scores, chosen = top_k(hypotheses["scores"], width)
-    ids = ops.take_along_axis(hypotheses["ids"], chosen[:, :, None], axis=1)
-    return {"ids": ids, "scores": scores}, chosen
+def _children(x, parents):
+    """Entries ``parents`` (B, N) of the second axis of x (B, W, ...): (B, N, ...)."""
+    return ops.take_along_axis(x, parents[:, :, None], axis=1)
 
 
-def _reorder(cache, rows):
-    """Lets each hypothesis take its parent's keys and values; the encoder's do not move."""
-    return [
-        {**layer, "self": {name: ops.take(x, rows, axis=0) for name, x in layer["self"].items()}} for layer in cache
-    ]
+def _written(ids, parents, tokens, step):
+    """The hypotheses' ids (B, W, L) with ``tokens`` (B, N) put at ``step`` behind those of ``parents`` (B, N): (B, N, L)."""
+    columns = ops.arange(ops.shape(ids)[2], dtype="int32")
+    return ops.where(columns == step, tokens[:, :, None], _children(ids, parents))

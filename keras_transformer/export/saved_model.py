@@ -1,10 +1,9 @@
-"""A TensorFlow SavedModel whose serving signature decodes: source ids in, translated ids and scores out.
+"""A TensorFlow SavedModel with the search inside: source ids in, translated ids and scores out.
 
 Written by TensorFlow in any case. From JAX and PyTorch the weights go through files into a child process on the
 TensorFlow backend: JAX's own conversion is an opaque call for one platform, and PyTorch has none.
 """
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -18,22 +17,47 @@ import click
 import keras
 import numpy as np
 
-from keras_transformer.artifacts import check_manifest, new_folder, write_manifest
 from keras_transformer.decoding.search import BeamSearch
+from keras_transformer.export import saved_model_check
+from keras_transformer.export.card import write_card
+from keras_transformer.export.folders import checked_tokenizer, new_export
+from keras_transformer.export.loaded import newest_version
+from keras_transformer.export.signatures import DESCRIPTIONS, example_inputs, make_signatures, make_text_signature
+from keras_transformer.export.warm_up import write_warm_up
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
 
-CARD_FILE = "card.json"
-GRAPH_FILE = "saved_model.pb"
-_KIND = "SavedModel"
+_CHECK_FILE = "check.npz"
+_REPORT_FILE = "report.json"
+_USE = (
+    "serve = tf.saved_model.load(FOLDER + '/{version}').signatures['serving_default']; serve(source=ids)['ids'][:, 0] is the best "
+    "translation of each row. {tokenizer}, if it is here, is a SentencePiece model that makes ids of text and text of ids: append "
+    "eos_id to a source, drop what follows eos_id in a translation. Only TensorFlow and SentencePiece are needed. TensorFlow "
+    "Serving takes FOLDER as model_base_path."
+)
 
 
-def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6, max_length=None):
+def export_saved_model(
+    model,
+    tokenizer,
+    folder,
+    beam_size: int = 4,
+    length_penalty: float = 0.6,
+    max_length: int | None = None,
+    sentences: list[str] | None = None,
+    text: bool = False,
+    facts: dict | None = None,
+) -> None:
     """Writes a SavedModel of ``model`` with the search inside, its tokenizer and a card beside it.
 
-    The signature ``serving_default`` takes ``source`` (B, S) int32, rows ended by eos and filled up with pad, any B and
-    S. It gives ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W) float32. Plain TensorFlow loads it; this
-    package is not needed. Before it returns, the artefact is loaded and compared with decoding in Python; a difference
-    is an error. A failed export leaves nothing behind, and what an earlier one wrote stays.
+    The layout is TensorFlow Serving's: the SavedModel is ``folder/1``, or one more than the highest number there already, with
+    warm-up requests. Its signatures are those of export.signatures: ``serving_default`` takes ``source`` (B, S) int32, rows
+    ended by eos and filled up with pad, any B and S, and gives ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W)
+    float32; ``encode``, ``decode_step`` and ``score`` are its parts. Plain TensorFlow loads it; this package and Keras are not
+    needed.
+
+    Before it returns, the artefact is loaded and compared with decoding in Python, on the backend that is active, for 50
+    sentences; what was compared is written on the card, and a difference is an error. A failed export leaves nothing behind, and
+    what an earlier one wrote stays.
 
     Args:
         model: a Transformer, on any backend.
@@ -42,6 +66,10 @@ def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6
         beam_size: W.
         length_penalty: see decoding.BeamSearch.
         max_length: most tokens a translation may have; None for twice the source's and ten more.
+        sentences: texts to compare with, of which 50 are taken; None for made-up ids.
+        text: whether to write ``folder/text`` too: a SavedModel whose signature translate_text takes strings and gives strings. It
+            needs tensorflow-text to write, and to load.
+        facts: dict of what else the card shall say; see export.card.
 
     Raises:
         ValueError: TensorFlow is not installed, ``folder`` holds something else than an export, an argument of the
@@ -53,125 +81,81 @@ def export_saved_model(model, tokenizer, folder, beam_size=4, length_penalty=0.6
         kt.export.export_saved_model(translator.model, translator.tokenizer, "saved_models/en-de")
 
         import tensorflow as tf
-        serve = tf.saved_model.load("saved_models/en-de").signatures["serving_default"]
+        serve = tf.saved_model.load("saved_models/en-de/1").signatures["serving_default"]
         serve(source=tf.constant([[5, 6, 3]]))["ids"]
     """
+    _check_installed(text)
+    if tokenizer is not None or text or sentences:
+        checked_tokenizer(model, tokenizer, "A SavedModel of texts")
+    search_options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
+    search = BeamSearch(model, **search_options)  # raises for impossible options before the long work
+    options = {"search": search_options, "version": newest_version(folder) + 1, "text": text}
+    with new_export(folder) as new:
+        source = saved_model_check.sources(model, tokenizer, sentences)
+        ids, scores = search(source)
+        report = _write_anywhere(model, tokenizer, new, options, {"source": source, "ids": ids, "scores": scores})
+        report["sentences_are"] = "given" if sentences else "made-up ids"
+        if tokenizer is not None:
+            tokenizer.save(new / TOKENIZER_FILE)
+        use = _USE.format(version=options["version"], tokenizer=TOKENIZER_FILE)
+        found = {"signature": DESCRIPTIONS, "search": search_options, "compared_with_python": report}
+        write_card(new, model, "TensorFlow SavedModel", use, found | (facts or {}))
+
+
+def _check_installed(text):
     if importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
             "A SavedModel is written by TensorFlow, which is not installed. Install it beside this backend: "
             "pip install 'keras-transformer[tensorflow]'."
         )
-    options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
-    BeamSearch(model, **options)  # raises for impossible options before the long work
-    with new_folder(folder, GRAPH_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
-        if keras.backend.backend() == "tensorflow":
-            _write(model, new, options)
-        else:
-            _write_in_child_process(model, new, options)
-        card = _card(model, options)
-        if tokenizer is not None:
-            tokenizer.save(new / TOKENIZER_FILE)
-            card["tokenizer_sha256"] = hashlib.sha256((new / TOKENIZER_FILE).read_bytes()).hexdigest()
-        (new / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    if text and importlib.util.find_spec("tensorflow_text") is None:
+        raise ValueError("text=True needs TensorFlow Text, which is not installed: pip install tensorflow-text.")
 
 
-def load_saved_model(folder):
-    """tf.saved_model.load of what export_saved_model wrote, once every byte has been compared with the manifest.
-
-    A SavedModel is a program: TensorFlow runs what is in it. Load none that you do not trust; the manifest tells damage, not
-    intent.
-
-    Args:
-        folder: path.
-
-    Returns:
-        What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
-
-    Raises:
-        ArtifactError: a ValueError: the folder has no manifest, or a file is missing or damaged.
-
-    Example:
-
-        serve = kt.export.load_saved_model("saved_models/en-de").signatures["serving_default"]
-    """
-    check_manifest(folder, _KIND)
-    import tensorflow as tf
-
-    return tf.saved_model.load(str(folder))
-
-
-def _card(model, options):
-    """What someone who finds the folder needs to know."""
-    return {
-        "kind": "TensorFlow SavedModel",
-        "use": (
-            "serve = tf.saved_model.load(FOLDER).signatures['serving_default']; serve(source=ids)['ids'][:, 0] is the "
-            f"best translation of each row. {TOKENIZER_FILE}, if it is here, is a SentencePiece model that makes ids "
-            "of text and text of ids: append eos_id to a source, drop what follows eos_id in a translation. Only "
-            "TensorFlow and SentencePiece are needed."
-        ),
-        "signature": {
-            "serving_default": {
-                "inputs": {"source": "int32 (B, S), rows ended by eos_id and filled up with pad_id"},
-                "outputs": {"ids": "int32 (B, W, L), best first", "scores": "float32 (B, W)"},
-            }
-        },
-        "pad_id": model.pad_id,
-        "eos_id": model.eos_id,
-        "search": options,
-        "model": model.get_config(),
-        "parameters": model.count_params(),
-        "trained_on": keras.backend.backend(),
-        "keras": keras.__version__,
-    }
-
-
-def _write(model, folder, options):
-    """On the TensorFlow backend: traces the search with open dimensions, saves it, and compares."""
-    import tensorflow as tf
-
-    search = BeamSearch(model, **options)
-    module = tf.Module()
-    module.variables_of_the_model = [variable.value for variable in model.variables]
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None), "int32", name="source")])
-    def serve(source):
-        ids, scores = search.search(source)
-        return {"ids": ids, "scores": scores}
-
-    module.serve = serve
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
-    _compare(search, tf.saved_model.load(str(folder)).signatures["serving_default"])
-
-
-def _compare(search, serve):
-    """Raises if the loaded artefact and the search in Python differ on a few shapes of made-up sources."""
-    import tensorflow as tf
-
-    model = search.model
-    generator = np.random.default_rng(0)
-    special = (model.pad_id, model.bos_id, model.eos_id)
-    words = [word for word in range(model.vocabulary_size) if word not in special] or [model.eos_id]
-    for rows, length in ((1, 2), (3, 7)):
-        source = generator.choice(words, (rows, length)).astype("int32")
-        source[:, -1] = model.eos_id
-        ids, scores = search(source)
-        served = {name: value.numpy() for name, value in serve(source=tf.constant(source)).items()}
-        if not np.array_equal(ids, served["ids"]) or not np.allclose(scores, served["scores"], atol=1e-4, rtol=1e-4):
-            raise ValueError(
-                f"The exported SavedModel does not answer as the model does for source {source.tolist()}: "
-                f"{served['ids'].tolist()} instead of {ids.tolist()}. Do not use it; please report this."
-            )
-
-
-def _write_in_child_process(model, folder, options):
-    """Hands weights and options to ``python -m keras_transformer.export.saved_model`` on the TensorFlow backend."""
+def _write_anywhere(model, tokenizer, folder, options, expected):
+    """Writes and compares, here or in a child process; returns what was compared."""
+    serialized = tokenizer.to_bytes() if options["text"] else b""
+    if keras.backend.backend() == "tensorflow":
+        return _write(model, folder, options, expected, serialized)
     with tempfile.TemporaryDirectory() as files:
         save_model(model, files)
-        command = [sys.executable, "-m", __name__, files, str(folder), json.dumps(options)]
-        paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = os.environ | {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(paths)}
-        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        np.savez(Path(files) / _CHECK_FILE, **expected)
+        (Path(files) / TOKENIZER_FILE).write_bytes(serialized)
+        _run_child(files, folder, options)
+        return json.loads((Path(files) / _REPORT_FILE).read_text(encoding="utf-8"))
+
+
+def _write(model, folder, options, expected, serialized_tokenizer):
+    """On the TensorFlow backend: traces the signatures with open dimensions, saves them, and compares."""
+    search = BeamSearch(model, **options["search"])
+    version = Path(folder) / str(options["version"])
+    _save(model, make_signatures(search), version)
+    write_warm_up(version, Path(folder).name, example_inputs(model))
+    report = saved_model_check.compare(model, version, expected)
+    if options["text"]:
+        translate, pieces = make_text_signature(search, serialized_tokenizer)
+        _save(model, {"translate_text": translate}, Path(folder) / "text" / str(options["version"]), pieces)
+    return report
+
+
+def _save(model, functions, folder, *resources):
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.variables_of_the_model = [variable.value for variable in model.variables]
+    module.resources = list(resources)
+    for name, function in functions.items():
+        setattr(module, name, function)
+    signatures = functions | ({"serving_default": functions["translate_text"]} if "translate_text" in functions else {})
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _run_child(files, folder, options):
+    """Hands weights and options to ``python -m keras_transformer.export.saved_model`` on the TensorFlow backend."""
+    command = [sys.executable, "-m", __name__, str(files), str(folder), json.dumps(options)]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(paths)}
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if child.returncode:
         raise ValueError(
             f"The SavedModel could not be written by the TensorFlow backend (exit status {child.returncode}): "
@@ -186,12 +170,16 @@ def _reason(stderr):
 
 
 @click.command()
-@click.argument("model_folder")
+@click.argument("files")
 @click.argument("output_folder")
 @click.argument("options")
-def main(model_folder, output_folder, options):
-    """The child process: writes the SavedModel of the model in MODEL_FOLDER."""
-    _write(load_model(model_folder), Path(output_folder), json.loads(options))
+def main(files, output_folder, options):
+    """The child process: writes the SavedModel of the model in FILES."""
+    files = Path(files)
+    expected = dict(np.load(files / _CHECK_FILE))
+    serialized = (files / TOKENIZER_FILE).read_bytes()
+    report = _write(load_model(files), Path(output_folder), json.loads(options), expected, serialized)
+    (files / _REPORT_FILE).write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Within each block of D columns, head h owns columns h K to (h + 1) K. This layou
 import keras
 from keras import ops
 
-from keras_transformer.backend import fused_attention
+from keras_transformer.backend import fused_attention, small_product, write_slice, written_part
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
 from keras_transformer.layers.masking import with_head_axis
@@ -169,23 +169,34 @@ class SelfAttention(_MultiHeadAttention):
         attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
-    def init_cache(self, batch_size, max_length) -> dict:
-        """An empty key/value cache: {"key", "value"}, each (B, H, max_length, K)."""
-        shape = (batch_size, self.num_heads, max_length, self.d_model // self.num_heads)
-        return {name: ops.zeros(shape, dtype=self.compute_dtype) for name in ("key", "value")}
+    def init_cache(self, batch_size, beam_size: int, max_length) -> dict:
+        """Room for the keys and values of W hypotheses a sentence: {"key": (B, H, K, L W), "value": (B, H, L W, K)}.
 
-    def step(self, x, cache: dict, step) -> tuple:
-        """One decoding step: x (B, 1, D) at position ``step`` sees positions 0..step of the cache.
-
-        Returns ((B, 1, D), cache with this position filled in).
+        Position l of slot w stands at l W + w. Keys lie across, as the product of a step wants them.
         """
-        query, key, value = self._split(self.query_key_value(x), 3)
+        width, length = self.d_model // self.num_heads, max_length * beam_size
+        key, value = (batch_size, self.num_heads, width, length), (batch_size, self.num_heads, length, width)
+        return {"key": ops.zeros(key, dtype=self.compute_dtype), "value": ops.zeros(value, dtype=self.compute_dtype)}
+
+    def step(self, x, cache: dict, step, visible) -> tuple:
+        """The next position of every hypothesis, written into the cache at position ``step``.
+
+        Args: x (B W, T, D), T = 1 unless W = 1; cache as of init_cache; step an integer scalar, the first of the T positions;
+        visible (B, 1, W T, L W) boolean, which slots each hypothesis descends from. Returns ((B W, T, D), the new cache).
+        """
+        batch, rows, length = ops.shape(cache["key"])[0], ops.shape(x)[0], ops.shape(x)[1]
+        width = rows // batch
+        side_by_side = ops.reshape(self.query_key_value(x), (batch, width * length, 3 * self.d_model))
+        query, key, value = self._split(side_by_side, 3)  # each (B, H, W T, K)
+        start = step * width
         cache = {
-            "key": ops.slice_update(cache["key"], (0, 0, step, 0), key),
-            "value": ops.slice_update(cache["value"], (0, 0, step, 0), value),
+            "key": write_slice(cache["key"], ops.transpose(key, (0, 1, 3, 2)), start, axis=3),
+            "value": write_slice(cache["value"], value, start, axis=2),
         }
-        visible = ops.arange(ops.shape(cache["key"])[2], dtype="int32") <= step  # (L,)
-        return self._attend(query, cache["key"], cache["value"], visible[None, None, None]), cache
+        end = start + length * width
+        written = {"key": written_part(cache["key"], end, axis=3), "value": written_part(cache["value"], end, axis=2)}
+        attended = _attend_step(query * query.shape[-1] ** -0.5, written, written_part(visible, end, axis=3))
+        return ops.reshape(self.output_projection(self._merge(attended)), (rows, length, self.d_model)), cache
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -249,23 +260,43 @@ class CrossAttention(_MultiHeadAttention):
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, encoder_output) -> dict:
-        """Keys and values of the encoder's output, projected once: {"key", "value"}, each (B, H, S, K)."""
+        """Keys and values of the encoder's output, projected once: {"key": (B, H, K, S), "value": (B, H, S, K)}."""
         key, value = self._split(self.key_value(encoder_output), 2)
-        return {"key": key, "value": value}
+        return {"key": ops.transpose(key, (0, 1, 3, 2)), "value": value}
 
     def step(self, x, cache: dict, attention_mask=None):
-        """One decoding step of W hypotheses a sentence: x (B W, 1, D), cache of B sentences; returns (B W, 1, D).
+        """One decoding step of W hypotheses a sentence: x (B W, T, D), cache of B sentences; returns (B W, T, D).
 
         The hypotheses of a sentence are laid side by side as query positions, so that the cache is neither copied nor
         reordered when the beam is.
         """
-        rows = ops.shape(x)[0]
+        rows, length, attention_mask = ops.shape(x)[0], ops.shape(x)[1], with_head_axis(attention_mask)
+        attended = _attend_step(self._step_query(x, cache), cache, attention_mask)
+        attended = _masked_rows_to_zero(attended, None if attention_mask is None else _any_key(attention_mask))
+        return ops.reshape(self.output_projection(self._merge(attended)), (rows, length, self.d_model))
+
+    def step_scores(self, x, cache: dict, attention_mask=None):
+        """The attention weights of ``step``, (B, H, W T, S) in float32."""
+        attention_mask = with_head_axis(attention_mask)
+        scores = small_product(self._step_query(x, cache), cache["key"])
+        return _masked_rows_to_zero(masked_softmax(scores, attention_mask), attention_mask)
+
+    def _step_query(self, x, cache):
         batch = ops.shape(cache["key"])[0]
-        side_by_side = ops.reshape(x, (batch, rows // batch, self.d_model))  # (B, W, D)
+        side_by_side = ops.reshape(x, (batch, -1, self.d_model))  # (B, W T, D)
         (query,) = self._split(self.query(side_by_side), 1)
-        attended = self._attend(query, cache["key"], cache["value"], attention_mask)  # (B, W, D)
-        return ops.reshape(attended, (rows, 1, self.d_model))
+        return query * query.shape[-1] ** -0.5
+
+
+def _attend_step(query, cache, mask):
+    """Weighted sum of the cached values for few queries (B, H, N, K), scaled before: (B, H, N, K)."""
+    weights = masked_softmax(small_product(query, cache["key"]), mask)
+    return small_product(ops.cast(weights, query.dtype), cache["value"])
+
+
+def _any_key(mask):
+    return ops.any(mask, axis=-1, keepdims=True)
 
 
 def _masked_rows_to_zero(weights, mask):
-    return weights if mask is None else ops.where(mask, weights, 0.0)
+    return weights if mask is None else ops.where(mask, weights, ops.zeros((), dtype=weights.dtype))

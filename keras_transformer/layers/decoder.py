@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from keras_transformer.backend import write_slice
 from keras_transformer.layers.attention import CrossAttention, SelfAttention
 from keras_transformer.layers.masking import causal_mask, combine_masks
 from keras_transformer.layers.stack import _Stack, _TransformerLayer
@@ -87,26 +88,45 @@ class DecoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
+    def with_scores(self, x, encoder_output, encoder_mask=None) -> tuple:
+        """What ``call`` gives without dropout, and the attention weights: to itself (B, H, T, T), to the encoder (B, H, T, S)."""
+        mask, scores = causal_mask(ops.shape(x)[1]), []
+
+        def attend_to_self(y):
+            scores.append(self.self_attention.attention_scores(y, mask))
+            return self.self_attention(y, attention_mask=mask)
+
+        def attend_to_encoder(y):
+            scores.append(self.cross_attention.attention_scores(y, encoder_output, encoder_mask))
+            return self.cross_attention(y, encoder_output, attention_mask=encoder_mask)
+
+        return self._body(x, attend_to_self, attend_to_encoder), *scores
+
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
     def init_cache(self, encoder_output, beam_size: int, max_length) -> dict:
         """What decoding keeps: {"self": keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
-        rows = ops.shape(encoder_output)[0] * beam_size
         return {
-            "self": self.self_attention.init_cache(rows, max_length),
+            "self": self.self_attention.init_cache(ops.shape(encoder_output)[0], beam_size, max_length),
             "encoder": self.cross_attention.init_cache(encoder_output),
         }
 
-    def step(self, x, cache: dict, step, encoder_mask=None) -> tuple:
-        """x (B W, 1, D) at position ``step``. Returns ((B W, 1, D), the cache with this position filled in)."""
-        updated = {"encoder": cache["encoder"]}
+    def step(self, x, cache: dict, step, visible, encoder_mask=None) -> tuple:
+        """x (B W, T, D) at position ``step``. Returns ((B W, T, D), the cache with these positions filled in).
+
+        A cache with an entry "scores" gets this step's attention to the encoder's output there, (B, H, W T, S).
+        """
+        updated = dict(cache)
 
         def attend_to_self(y):
-            attended, updated["self"] = self.self_attention.step(y, cache["self"], step)
+            attended, updated["self"] = self.self_attention.step(y, cache["self"], step, visible)
             return attended
 
         def attend_to_encoder(y):
+            if "scores" in cache:
+                scores = self.cross_attention.step_scores(y, cache["encoder"], encoder_mask)
+                updated["scores"] = ops.reshape(scores, ops.shape(cache["scores"]))  # says W where a graph has lost it
             return self.cross_attention.step(y, cache["encoder"], attention_mask=encoder_mask)
 
         return self._body(x, attend_to_self, attend_to_encoder), updated
@@ -157,14 +177,75 @@ class Decoder(_Stack):
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
-    def init_cache(self, encoder_output, beam_size: int = 1, max_length=128) -> list[dict]:
-        """The caches of all layers for W = beam_size hypotheses a sentence and at most max_length positions."""
-        return [layer.init_cache(encoder_output, beam_size, max_length) for layer in self.layers]
+    def with_scores(self, x, encoder_output, encoder_mask=None) -> tuple:
+        """What ``call`` gives without dropout, and two lists of each layer's weights, (B, H, T, T) and (B, H, T, S)."""
+        to_self, to_encoder = [], []
+        for layer in self.layers:
+            x, self_scores, encoder_scores = layer.with_scores(x, encoder_output, encoder_mask)
+            to_self.append(self_scores)
+            to_encoder.append(encoder_scores)
+        return self._finish(x), to_self, to_encoder
 
-    def step(self, x, cache: list[dict], step, encoder_mask=None) -> tuple:
-        """One position of every hypothesis: x (B W, 1, D) -> ((B W, 1, D), updated caches)."""
+    def init_cache(self, encoder_output, beam_size: int = 1, max_length=128) -> dict:
+        """What cached decoding keeps for W = beam_size hypotheses a sentence and at most L = max_length positions.
+
+        {"layers": a cache for each layer, "slots": (B, W, L)}. A hypothesis does not carry its keys and values along when the
+        beam is reordered: they stay where they were written, and ``slots`` says in which of the W slots of a position its
+        ancestor wrote, -1 where there is none yet. Every entry has the sentences on its first axis.
+        """
+        layers = [layer.init_cache(encoder_output, beam_size, max_length) for layer in self.layers]
+        slots = ops.full((ops.shape(encoder_output)[0], beam_size, max_length), -1, dtype="int32")
+        return {"layers": layers, "slots": slots}
+
+    def step(self, x, cache: dict, step, encoder_mask=None) -> tuple:
+        """The next position of every hypothesis: x (B W, T, D) -> ((B W, T, D), updated cache).
+
+        T is 1, but with one hypothesis a sentence it may be more: then each position sees those before it.
+        """
+        slots, length = cache["slots"], x.shape[1]
+        batch, width = ops.shape(slots)[0], slots.shape[1]
+        if width > 1:
+            own = ops.broadcast_to(ops.arange(width, dtype="int32")[None, :, None], (batch, width, length))
+            slots = write_slice(slots, own, step, axis=2)
+        visible = _visible_slots(slots, step, length)
         updated = []
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer.step(x, layer_cache, step, encoder_mask)
+        for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
+            x, layer_cache = layer.step(x, layer_cache, step, visible, encoder_mask)
             updated.append(layer_cache)
-        return self._finish(x), updated
+        return self._finish(x), {"layers": updated, "slots": slots}
+
+    def reorder_cache(self, cache, parents) -> dict:
+        """The cache after hypothesis w of each sentence has become a child of parents[:, w], (B, W). Copies no key or value."""
+        return cache | {"slots": ops.take_along_axis(cache["slots"], parents[:, :, None], axis=1)}
+
+    def grow_cache(self, cache, max_length) -> dict:
+        """The cache with room for ``max_length`` positions."""
+        width, more = cache["slots"].shape[1], max_length - ops.shape(cache["slots"])[2]
+        layers = [
+            layer
+            | {
+                "self": {
+                    "key": _longer(layer["self"]["key"], more * width, axis=3),
+                    "value": _longer(layer["self"]["value"], more * width, axis=2),
+                }
+            }
+            for layer in cache["layers"]
+        ]
+        return {"layers": layers, "slots": _longer(cache["slots"], more, axis=2, fill=-1)}
+
+
+def _longer(x, more, axis, fill=0):
+    shape = [more if index == axis else size for index, size in enumerate(ops.shape(x))]
+    return ops.concatenate([x, ops.full(shape, fill, dtype=x.dtype)], axis=axis)
+
+
+def _visible_slots(slots, step, length):
+    """Which of the L W slots each of W T queries descends from: slots (B, W, L) -> (B or 1, 1, W T, L W) boolean."""
+    batch, width, positions = ops.shape(slots)[0], slots.shape[1], ops.shape(slots)[2]
+    # Query t stands at step + t and sees nothing behind it. Something may stand there: what was drafted and not accepted.
+    places = ops.repeat(ops.arange(positions, dtype="int32"), width)  # (L W,)
+    seen = places <= step + ops.arange(length, dtype="int32")[:, None]  # (T, L W)
+    if width == 1:
+        return seen[None, None]
+    visible = slots[..., None] == ops.arange(width, dtype="int32")  # (B, W, L, W)
+    return ops.logical_and(ops.reshape(visible, (batch, 1, width, positions * width)), seen)

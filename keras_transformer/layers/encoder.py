@@ -65,6 +65,17 @@ class EncoderLayer(_TransformerLayer):
             x, sublayer=lambda y: self.feed_forward(y, training=training), training=training
         )
 
+    def with_scores(self, x, attention_mask=None) -> tuple:
+        """What ``call`` gives without dropout, and the attention weights, (B, H, S, S) in float32."""
+        scores = []
+
+        def attend(y):
+            scores.append(self.self_attention.attention_scores(y, attention_mask))
+            return self.self_attention(y, attention_mask=attention_mask)
+
+        x = self.self_attention_residual(x, sublayer=attend)
+        return self.feed_forward_residual(x, sublayer=self.feed_forward), scores[0]
+
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
 
@@ -105,6 +116,14 @@ class Encoder(_Stack):
         for layer in self.layers:
             x = self._call_layer(layer, x, attention_mask=attention_mask, training=training)
         return self._finish(x)
+
+    def with_scores(self, x, attention_mask=None) -> tuple:
+        """What ``call`` gives without dropout, and a list of each layer's attention weights, (B, H, S, S)."""
+        scores = []
+        for layer in self.layers:
+            x, of_layer = layer.with_scores(x, attention_mask)
+            scores.append(of_layer)
+        return self._finish(x), scores
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape

@@ -96,7 +96,7 @@ class _Trainer(keras.Model):
     """A model around somebody's model, with an optimizer and a loss of its own."""
 
     def __init__(self, subject):
-        super().__init__()
+        super().__init__(name="trainer")  # of the class's own name TensorFlow takes no scope
         self.inner = subject.model
         self._subject = subject
 

@@ -20,6 +20,7 @@ from hypothesis import strategies
 import keras_transformer as kt
 from keras_transformer import artifacts
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from keras_transformer.export.folders import new_export
 from keras_transformer.model_files import load_model, save_model
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="depends on no backend, and runs on one")
@@ -56,15 +57,15 @@ def test_disk_faults_lose_nothing(tmp_path, figure):
 
 
 @pytest.fixture(scope="module")
-def model():
-    model = kt.Transformer(300, **SIZES, dropout=0.1, seed=1)
-    model.compile()
-    return model
+def tokenizer():
+    return kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
+def model(tokenizer):
+    model = kt.Transformer(tokenizer.vocabulary_size, **SIZES, dropout=0.1, seed=1)
+    model.compile()
+    return model
 
 
 def make_checkpoint(folder, model, tokenizer):
@@ -81,10 +82,11 @@ def make_saved_model(folder, model, tokenizer):
     """The files of one, without the minute that TensorFlow takes: what is refused never reaches TensorFlow."""
     path = folder / "saved_model"
     generator = np.random.default_rng(0)
-    with artifacts.new_folder(path, "saved_model.pb", lambda new: artifacts.write_manifest(new, "SavedModel")) as new:
-        (new / "variables").mkdir()
+    with new_export(path) as new:
+        (new / "1" / "variables").mkdir(parents=True)
+        (new / "card.json").write_text("{}")
         for name in ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"):
-            (new / name).write_bytes(generator.bytes(5000))
+            (new / "1" / name).write_bytes(generator.bytes(5000))
     return path, lambda: kt.export.load_saved_model(path)
 
 

@@ -17,9 +17,18 @@ DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schl
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 pytestmark = [
-    pytest.mark.usefixtures("tiny_is_one_layer", "ctrl_c"),
+    pytest.mark.usefixtures("tiny_is_one_layer", "as_in_a_terminal"),
     pytest.mark.skipif(keras.backend.backend() != "torch", reason="depends on no backend, and runs on one"),
 ]
+
+
+@pytest.fixture
+def as_in_a_terminal():
+    """A shell starts what runs in the background, or under nohup, with some of these ignored."""
+    before = [signal.signal(number, signal.default_int_handler) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +45,33 @@ def before_the_first_batch(patch, number):
     return 0, 0
 
 
-def in_a_step(patch, number):
+def in_a_step(patch, number, times=1):
     step = kt.Transformer.train_step
-    patch.setattr(kt.Transformer, "train_step", lambda *arguments: (signal.raise_signal(number), step(*arguments))[1])
+
+    def signalled(*arguments):
+        for _ in range(times):
+            signal.raise_signal(number)
+        return step(*arguments)
+
+    patch.setattr(kt.Transformer, "train_step", signalled)
     return 0, 1
 
 
-def twice(patch, number):
-    """The second one comes while the checkpoint is written."""
-    in_a_step(patch, number)
-    return during_the_save(patch, number)
+def twice_in_a_step(patch, number):
+    return in_a_step(patch, number, times=2)
 
 
-def during_the_save(patch, number):
-    in_a_step(patch, number)
-    write = steps.write_arrays
-    patch.setattr(steps, "write_arrays", lambda *arguments: (signal.pthread_kill(MAIN, number), write(*arguments))[1])
-    return 0, 1
+def once_more_during_the_save(patch, number):
+    """The second one reaches the main thread while another writes."""
+    write, left = steps.write_arrays, [number]
+
+    def signalled(*arguments):
+        if left:
+            signal.pthread_kill(MAIN, left.pop())
+        return write(*arguments)
+
+    patch.setattr(steps, "write_arrays", signalled)
+    return in_a_step(patch, number)
 
 
 def in_validation(patch, number):
@@ -64,7 +83,9 @@ MAIN = threading.main_thread().ident
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", [before_the_first_batch, in_a_step, twice, during_the_save, in_validation])
+@pytest.mark.parametrize(
+    "moment", [before_the_first_batch, in_a_step, twice_in_a_step, once_more_during_the_save, in_validation]
+)
 def test_saves_and_goes_on(settings, tmp_path, monkeypatch, moment, number, figure):
     run = Run(tmp_path / "run", settings)
     handlers = [signal.getsignal(each) for each in SIGNALS]

@@ -1,0 +1,61 @@
+"""``keras-transformer serve``."""
+
+import click
+
+from keras_transformer.cli.options import backend_option
+
+
+@click.command()
+@click.argument("run")
+@backend_option
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 lets other machines in.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one and prints it.")
+@click.option("--name", help="Of the model in /v1/models/NAME; the folder's.")
+@click.option("--beam-size", type=click.IntRange(1), default=4, help="Of requests that name none.")
+@click.option(
+    "--batch-tokens", type=click.IntRange(1), default=4096, help="Positions searched at a time, beams included."
+)
+@click.option(
+    "--batch-delay", type=click.FloatRange(0), default=0.005, help="Seconds a lone sentence waits for company."
+)
+@click.option(
+    "--max-waiting-tokens", type=click.IntRange(1), default=65_536, help="Positions that may wait; beyond: 429."
+)
+@click.option("--max-concurrency", type=click.IntRange(1), default=256, help="Requests in progress; beyond: 429.")
+@click.option("--max-body", type=click.IntRange(1), default=1_000_000, help="Bytes of a request; beyond: 413.")
+@click.option("--max-texts", type=click.IntRange(1), default=256, help="Texts of a request; beyond: 422.")
+@click.option("--max-pieces", type=click.IntRange(1), default=256, help="Pieces of a text; beyond: 422.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=30.0, help="Seconds for a request; beyond: 503."
+)
+@click.option(
+    "--grace", type=click.IntRange(0), default=30, help="Seconds that SIGTERM leaves to requests in progress."
+)
+@click.option(
+    "--api-key",
+    envvar="KERAS_TRANSFORMER_API_KEY",
+    help="What requests must send as Authorization: Bearer KEY. Better given by the variable: others see a command line.",
+    show_envvar=True,
+)
+def serve(run, backend, host, port, name, grace, **settings):
+    """Serves the model in RUN over HTTP: a run folder, a saved translator, or an exported SavedModel.
+
+    POST /v1/translate, /v1/models/NAME:predict as TensorFlow Serving has it, /metrics, and a page at /.
+    """
+    try:
+        import uvicorn
+
+        from keras_transformer.serving.app import create_app
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serve needs {error.name}: pip install 'keras-transformer[serve]'.") from None
+    from keras_transformer.serving.engine import load_engine
+    from keras_transformer.serving.settings import Settings
+
+    app = create_app(load_engine(run, name), Settings(**settings))
+    config = uvicorn.Config(
+        app, host=host, port=port, timeout_graceful_shutdown=grace, log_level="warning", access_log=False
+    )
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    click.echo(f"http://{host}:{socket.getsockname()[1]}/ translates with {run}. Ctrl-C or SIGTERM ends it.", err=True)
+    server.run(sockets=[socket])

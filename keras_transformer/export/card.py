@@ -1,0 +1,88 @@
+"""The card of an export: what it is, how it is used, where it comes from. card.json for programs, README.md for people."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import keras
+
+from keras_transformer._version import __version__
+from keras_transformer.export.folders import CARD_FILE
+from keras_transformer.model_files import TOKENIZER_FILE
+
+README_FILE = "README.md"
+# What a caller may say of a model beyond what the model itself tells, with the words a reader meets.
+FACTS = {
+    "made_by": "How it was made",
+    "data": "Data it was trained on",
+    "scores": "Scores",
+    "certificate": "Agreement of the backends",
+    "licence": "Licence",
+}
+
+
+def write_card(folder, model, kind: str, use: str, facts: dict) -> dict:
+    """Writes card.json and README.md into the folder of an export.
+
+    Args:
+        folder: path.
+        model: the Transformer that was exported.
+        kind: of artefact, as "CTranslate2 model".
+        use: how it is used, in a sentence or two.
+        facts: dict of what else is known, each value of a type that JSON has; the keys of FACTS get headings of their own in
+            README.md. A fact that is not given is said to be unknown, and not left out.
+
+    Example:
+
+    >>> import tempfile
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.export.card import write_card
+    >>> model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_card(folder, model, "a trial", "It is not.", {"licence": "Apache-2.0"})["licence"]
+    'Apache-2.0'
+    """
+    folder = Path(folder)
+    card = {"kind": kind, "use": use} | dict.fromkeys(FACTS, "not stated") | facts | _known(model)
+    if (folder / TOKENIZER_FILE).is_file():
+        card["tokenizer_sha256"] = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (folder / README_FILE).write_text(_readme(card), encoding="utf-8")
+    return card
+
+
+def _known(model):
+    """What the model and this installation tell of themselves."""
+    return {
+        "pad_id": model.pad_id,
+        "bos_id": model.bos_id,
+        "eos_id": model.eos_id,
+        "model": model.get_config(),
+        "parameters": model.count_params(),
+        "trained_on": keras.backend.backend(),
+        "keras": keras.__version__,
+        "keras_transformer": __version__,
+    }
+
+
+def _readme(card):
+    """The card in Markdown."""
+    sizes = card["model"]
+    lines = [
+        f"# {card['kind']} of a Transformer",
+        f"{card['parameters']:,} parameters: {sizes['num_layers']} + {sizes['num_decoder_layers']} layers of width "
+        f"{sizes['d_model']}, {sizes['num_heads']} heads, {sizes['vocabulary_size']:,} pieces, {sizes['norm']}-LN. Written by "
+        f"keras_transformer {card['keras_transformer']} on the backend {card['trained_on']}.",
+        "## Use",
+        card["use"],
+    ]
+    for name, heading in FACTS.items():
+        lines += [f"## {heading}", _shown(card[name])]
+    rest = {name: value for name, value in card.items() if name not in (*FACTS, "use", "kind", "model")}
+    lines += ["## All else", _shown(rest), "manifest.json has the size and sha256 of every file."]
+    return "\n\n".join(lines) + "\n"
+
+
+def _shown(value):
+    """A text as it is; anything else as JSON."""
+    return value if isinstance(value, str) else f"```json\n{json.dumps(value, indent=2)}\n```"

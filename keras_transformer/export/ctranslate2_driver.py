@@ -1,0 +1,93 @@
+"""Translates text with the CTranslate2 model that this file lies beside; needs ctranslate2 and sentencepiece, nothing else.
+
+    python translate.py < source.txt > translation.txt
+
+or, in Python, ``Translator("saved_models/en-de-ct2").translate(["A dog runs."])``.
+"""
+
+import argparse
+import collections
+import pathlib
+import sys
+
+import ctranslate2
+import sentencepiece
+
+
+class Translator:
+    """A CTranslate2 model and its tokenizer.
+
+    Args:
+        folder: of the export.
+        **kwargs: as ctranslate2.Translator takes them: device="cuda", compute_type="int8", inter_threads=4, ...
+    """
+
+    def __init__(self, folder, **kwargs):
+        folder = pathlib.Path(folder)
+        self.model = ctranslate2.Translator(str(folder), **kwargs)
+        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+    def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None):
+        """The best translation of each text; a blank text gives a blank translation."""
+        return [
+            hypotheses[0][0] if hypotheses else ""
+            for hypotheses in self.search(texts, beam_size, length_penalty, max_length)
+        ]
+
+    def search(self, texts, beam_size=4, length_penalty=0.6, max_length=None):
+        """For each text its hypotheses as (text, score), best first: log p / ((5 + length) / 6) ** length_penalty, eos counted.
+
+        max_length None allows twice the pieces of the source, eos counted, and ten more.
+        """
+        found = [[] for _ in texts]
+        for length, indices in self._by_length(texts).items():
+            limit = max_length or 2 * length + 10
+            results = self.model.translate_batch(
+                [self.pieces.encode(texts[index], out_type=str) for index in indices],
+                beam_size=beam_size,
+                num_hypotheses=beam_size,
+                length_penalty=1,  # not 0, with which CTranslate2 stops at the first hypothesis; undone below
+                return_scores=True,
+                return_end_token=True,
+                max_input_length=0,
+                max_decoding_length=limit,
+                max_batch_size=4096,
+                batch_type="tokens",
+            )
+            for index, result in zip(indices, results, strict=True):
+                found[index] = self._ranked(result, length_penalty)
+        return found
+
+    def _by_length(self, texts):
+        """{pieces and eos: indices of texts}, for CTranslate2 takes one length limit a call."""
+        groups = collections.defaultdict(list)
+        for index, text in enumerate(texts):
+            if text.strip():
+                groups[len(self.pieces.encode(text)) + 1].append(index)
+        return groups
+
+    def _ranked(self, result, length_penalty):
+        ranked = []
+        for pieces, score in zip(result.hypotheses, result.scores, strict=True):
+            total = score * len(pieces)  # log p
+            ids = [self.pieces.piece_to_id(piece) for piece in pieces]
+            text = self.pieces.decode([i for i in ids if i != self.pieces.eos_id()])
+            ranked.append((text, total / ((5 + len(pieces)) / 6) ** length_penalty))
+        return sorted(ranked, key=lambda item: -item[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Translates standard input, line by line.")
+    parser.add_argument("--beam-size", type=int, default=4)
+    parser.add_argument("--length-penalty", type=float, default=0.6)
+    arguments = parser.parse_args()
+    # Bytes, so that only a line feed ends a line, whatever the platform.
+    texts = sys.stdin.buffer.read().decode("utf-8").split("\n")
+    texts = texts[:-1] if texts[-1] == "" else texts
+    translator = Translator(pathlib.Path(__file__).parent)
+    for translation in translator.translate(texts, arguments.beam_size, arguments.length_penalty):
+        sys.stdout.buffer.write(translation.replace("\n", " ").encode("utf-8") + b"\n")
+
+
+if __name__ == "__main__":
+    main()

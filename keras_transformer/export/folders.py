@@ -1,0 +1,62 @@
+"""The folder of an export: written as a whole, with a manifest, and refused when one bit of it has changed."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras_transformer.artifacts import check_manifest, new_folder, write_manifest
+
+CARD_FILE = "card.json"
+_KIND = "export"
+
+
+@contextlib.contextmanager
+def new_export(folder) -> Iterator[Path]:
+    """A folder to write an export into: gets its manifest and becomes ``folder`` when the block ends well; see new_folder.
+
+    Args:
+        folder: path; an earlier export there, known by its card.json, is replaced as a whole.
+
+    Raises:
+        ValueError: ``folder`` holds other things, which would be lost.
+
+    Example:
+
+    >>> import tempfile
+    >>> from keras_transformer.export.folders import new_export, verify_export
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with new_export(parent + "/a") as folder:
+    ...         _ = (folder / "card.json").write_text("{}")
+    ...     verify_export(parent + "/a")
+    """
+    with new_folder(folder, mark=CARD_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
+        yield new
+
+
+def verify_export(folder) -> None:
+    """Raises unless every file of an export is, bit for bit, what was exported.
+
+    The manifest tells damage, not intent: a SavedModel is a program, load none that you do not trust.
+
+    Args:
+        folder: path of the export.
+
+    Raises:
+        ArtifactError: a ValueError: there is no manifest, or a file is missing or changed; names it.
+    """
+    check_manifest(folder, _KIND)
+
+
+def checked_tokenizer(model, tokenizer, target: str) -> None:
+    """Raises unless there is a tokenizer and it has the model's ids."""
+    if tokenizer is None:
+        raise ValueError(
+            f"{target} holds the tokenizer. Received: tokenizer=None. Give the one the model was trained with."
+        )
+    names = ("vocabulary_size", "pad_id", "bos_id", "eos_id")
+    differing = [name for name in names if getattr(model, name) != getattr(tokenizer, name)]
+    if differing:
+        shown = ", ".join(f"{name} {getattr(model, name)} and {getattr(tokenizer, name)}" for name in differing)
+        raise ValueError(
+            f"Model and tokenizer do not belong together: {shown}. Use the tokenizer the model was trained with."
+        )

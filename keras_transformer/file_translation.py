@@ -1,0 +1,147 @@
+"""Whole files through a translator: as many lines out as in, in pieces, so that a huge file streams and a broken run goes on.
+
+Above the translator, under the command line.
+"""
+
+import dataclasses
+import itertools
+import os
+import re
+import time
+
+from keras_transformer.decoding.errors import check_integer
+
+# Ends of sentences in the scripts of most languages; a full stop ends none without white space behind it.
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+
+
+@dataclasses.dataclass
+class Counts:
+    """What became of the lines.
+
+    Attributes:
+        lines: translated, blank ones among them.
+        blank: given back blank.
+        split: longer than allowed, translated sentence by sentence.
+        cut_off: translations that reached the limit of tokens without an end.
+        seconds: what it took.
+    """
+
+    lines: int = 0
+    blank: int = 0
+    split: int = 0
+    cut_off: int = 0
+    seconds: float = 0.0
+
+    def __str__(self):
+        parts = [f"{self.lines:,} lines, {self.lines / max(self.seconds, 1e-9):.1f} a second"]
+        parts += [f"{n:,} {word}" for n, word in ((self.blank, "blank"), (self.split, "over-long and split")) if n]
+        if self.cut_off:
+            parts.append(f"{self.cut_off:,} translations cut off at the limit of tokens")
+        return "; ".join(parts)
+
+
+def translate_lines(translator, lines, write, search=None, chunk_lines=1000, longest=None, over_long="split", first=1):
+    """Translates lines in chunks and hands each chunk's translations to ``write`` as soon as they are there.
+
+    Args:
+        translator: a Translator.
+        lines: iterable of str; read no further than the chunk at work.
+        write: called with a list of translations, one a line, none with a line feed in it.
+        search: as Translator.hypotheses; the best of its hypotheses is written.
+        chunk_lines: lines at a time. Sentences are sorted by length within a chunk: large is fast, 1 answers at once.
+        longest: most ids, eos included, that are translated as one sentence; None for any number.
+        over_long: "split": a longer line is translated sentence by sentence; "refuse": it is an error.
+        first: number of the first line, for messages.
+
+    Yields:
+        Counts so far, after each chunk.
+
+    Raises:
+        ValueError: a line is longer than ``longest`` and not to be split, or one of its sentences is; the message has its number.
+
+    Example:
+
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.file_translation import translate_lines
+    >>> tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=300)
+    >>> translator = kt.Translator(kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1), tokenizer)
+    >>> written = []
+    >>> search = kt.decoding.GreedySearch(translator.model, max_length=4)
+    >>> [counts.lines for counts in translate_lines(translator, ["a dog", "", "runs"], written.extend, search, chunk_lines=2)]
+    [2, 3]
+    >>> len(written), written[1]
+    (3, '')
+    """
+    check_integer("chunk_lines", chunk_lines, 1)
+    if longest is not None:
+        check_integer("longest", longest, 2)
+    if over_long not in ("split", "refuse"):
+        raise ValueError(f'over_long must be "split" or "refuse". Received: {over_long!r}.')
+    counts, lines, begin = Counts(), iter(lines), time.perf_counter()
+    while chunk := list(itertools.islice(lines, chunk_lines)):
+        parts = [
+            _parts(translator.tokenizer, line, longest, over_long, number)
+            for number, line in enumerate(chunk, start=first + counts.lines)
+        ]
+        found = iter(translator.hypotheses([part for line in parts for part in line], search))
+        best = [[next(found)[0] for _ in line] for line in parts]
+        write([" ".join(one.text for one in line).replace("\n", " ") for line in best])
+        counts.lines += len(chunk)
+        counts.blank += sum(not line.strip() for line in chunk)
+        counts.split += sum(len(line) > 1 for line in parts)
+        counts.cut_off += sum(not one.ended for line in best for one in line)
+        counts.seconds = time.perf_counter() - begin
+        yield counts
+
+
+def _parts(tokenizer, line, longest, over_long, number):
+    """The line, or, where it is over-long, its sentences, as many as fit taken together."""
+
+    def length(text):
+        return len(tokenizer.encode(text)) + 1
+
+    if longest is None or length(line) <= longest:
+        return [line]
+    sentences = _SENTENCE_END.split(line) if over_long == "split" else [line]
+    parts = []
+    for sentence in sentences:
+        if length(sentence) > longest:
+            raise ValueError(
+                f"Line {number} has a sentence of {length(sentence)} ids, and {longest} are allowed: {sentence[:60]!r}. "
+                "Allow more, or cut the line where its sense allows."
+            )
+        together = f"{parts[-1]} {sentence}" if parts else ""
+        if parts and length(together) <= longest:
+            parts[-1] = together
+        else:
+            parts.append(sentence)
+    return parts
+
+
+def shard(lines, number, count):
+    """Every ``count``-th line from the ``number``-th on, counted from 1: ``paste -d '\\n'`` of all shards gives the whole.
+
+    Example:
+
+    >>> from keras_transformer.file_translation import shard
+    >>> list(shard(["a", "b", "c", "d", "e"], 2, 2))
+    ['b', 'd']
+    """
+    check_integer("count of shards", count, 1)
+    if not 1 <= number <= count:
+        raise ValueError(f"There are shards 1 to {count}. Received: shard {number}.")
+    return itertools.islice(lines, number - 1, None, count)
+
+
+def complete_lines(path):
+    """How many whole lines a file has; what follows the last line feed, of a write that was broken off, is taken off it."""
+    if not os.path.exists(path):
+        return 0
+    lines = end = 0
+    with open(path, "rb+") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                lines, end = lines + 1, end + len(line)
+        file.truncate(end)
+    return lines

@@ -1,0 +1,184 @@
+"""What the server asks of a model, for a saved translator on any backend and for an exported SavedModel alike.
+
+All that the HTTP side knows of translating is here: whoever adds a kind of model, or of search, writes an Engine.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keras_transformer.backend import compiled
+from keras_transformer.decoding.search import BeamSearch, GreedySearch
+from keras_transformer.export.attention_map import forced_pass
+from keras_transformer.export.loaded import LoadedSavedModel
+from keras_transformer.layers.masking import padding_mask
+from keras_transformer.translator import Translator
+
+
+class Engine:
+    """The part that both kinds share: pieces, padding, greedy streaming.
+
+    Attributes:
+        tokenizer: text <-> ids.
+        name: under which the model is served.
+        version: int.
+        card: dict about the model, for people.
+        beam_sizes: range of the beam sizes that ``search`` takes.
+    """
+
+    def __init__(self, tokenizer, name, version, card, beam_sizes):
+        self.tokenizer = tokenizer
+        self.name = name
+        self.version = version
+        self.card = card
+        self.beam_sizes = beam_sizes
+
+    def search(self, sources, beam_size):
+        """Translates sources together.
+
+        Args:
+            sources: list of lists of ids, each ended by eos.
+            beam_size: W.
+
+        Returns:
+            For each source its W hypotheses, best first: [(ids up to eos and without padding, score), ...].
+        """
+        ids, scores = self._search(padded(sources, self.tokenizer.pad_id), beam_size)
+        pad_id = self.tokenizer.pad_id
+        return [
+            [([x for x in row.tolist() if x != pad_id], float(score)) for row, score in zip(rows, scored, strict=True)]
+            for rows, scored in zip(ids[: len(sources)], scores[: len(sources)], strict=True)
+        ]
+
+    def attention(self, source, ids):
+        """For each of ``ids`` how much it looked at each of ``source``: (T, S), rows sum to 1."""
+        pad_id = self.tokenizer.pad_id
+        weights = self._attention(padded([source], pad_id), padded([ids], pad_id))[0]
+        return weights[: len(ids), : len(source)]
+
+    def stream(self, source):
+        """Greedy search of one source as a generator of ids, eos the last unless the limit comes first."""
+        banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
+        token, state = self.tokenizer.bos_id, self._start(padded([source], self.tokenizer.pad_id))
+        for _ in range(2 * len(source) + 10):
+            logits, state = self._step(state, token)
+            logits = np.array(logits)
+            logits[banned] = -np.inf
+            token = int(logits.argmax())
+            yield token
+            if token == self.tokenizer.eos_id:
+                return
+
+
+class TranslatorEngine(Engine):
+    """A Translator in this process, on whatever backend is active.
+
+    Args:
+        translator: a Translator.
+        name: under which it is served.
+        card: dict about the model; None says what the model itself tells.
+        max_beam_size: the largest beam that a request may ask for.
+        length_penalty: see decoding.BeamSearch.
+    """
+
+    def __init__(self, translator, name="translator", card=None, max_beam_size=8, length_penalty=0.6):
+        model = translator.model
+        card = card or {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
+        super().__init__(translator.tokenizer, name, 1, card, range(1, max_beam_size + 1))
+        self.model = model
+        self._searcher = functools.cache(
+            lambda width: BeamSearch(model, width, length_penalty) if width > 1 else GreedySearch(model, length_penalty)
+        )
+        self._attend = compiled(lambda source, target: forced_pass(model, source, target)[1], model)
+        self._encode = compiled(self._first_state, model)
+        self._advance = compiled(self._next_state, model)
+
+    def _search(self, source, beam_size):
+        return self._searcher(beam_size)(source)
+
+    def _attention(self, source, labels):
+        first = np.full((len(labels), 1), self.model.bos_id, "int32")
+        return np.asarray(self._attend(_tensor(source), _tensor(np.concatenate([first, labels[:, :-1]], axis=1))))
+
+    def _first_state(self, source):
+        encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
+        return self.model.init_cache(encoder_output, 1, 2 * source.shape[1] + 10)
+
+    def _next_state(self, source, cache, token, step):
+        return self.model.decode_step(token, cache, step, padding_mask(source, self.model.pad_id))
+
+    def _start(self, source):
+        return _tensor(source), self._encode(_tensor(source)), 0
+
+    def _step(self, state, token):
+        source, cache, step = state
+        logits, cache = self._advance(source, cache, _tensor(np.array([token], "int32")), _tensor(np.int32(step)))
+        return _array(logits)[0], (source, cache, step + 1)
+
+
+class SavedModelEngine(Engine):
+    """An exported SavedModel; its beam size and length penalty were fixed at export.
+
+    Args:
+        loaded: a LoadedSavedModel.
+        name: under which it is served.
+    """
+
+    def __init__(self, loaded, name="translator"):
+        width = loaded.card["search"]["beam_size"]
+        super().__init__(loaded.tokenizer, name, loaded.version, loaded.card, range(width, width + 1))
+        self._search = lambda source, beam_size: loaded.search(source)
+        self._attention, self._start, self._step = loaded.attention, loaded.start, loaded.step
+
+
+def load_engine(folder, name: str | None = None) -> Engine:
+    """The engine for a run folder, a saved translator, or an exported SavedModel.
+
+    Args:
+        folder: path.
+        name: under which it is served; None for the folder's.
+
+    Raises:
+        ValueError: the folder holds none of these, or an export that was changed since.
+    """
+    folder = Path(folder)
+    name = name or folder.resolve().name
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no folder {folder}. Give a run folder, a saved translator, or an exported SavedModel."
+        )
+    if any(path.name.isdecimal() and (path / "saved_model.pb").is_file() for path in folder.iterdir()):
+        return SavedModelEngine(LoadedSavedModel(folder), name)
+    folder = folder / "translator" if (folder / "translator").is_dir() else folder
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8")) if (folder / "card.json").is_file() else None
+    return TranslatorEngine(Translator.load(folder), name, card)
+
+
+def padded(rows: list, pad_id: int) -> np.ndarray:
+    """Rows of ids as one array; both its sizes come from a short ladder, so that few shapes get compiled."""
+    array = np.full((1 << (len(rows) - 1).bit_length(), padded_length(max(map(len, rows)))), pad_id, "int32")
+    for row, ids in zip(array, rows, strict=False):
+        row[: len(ids)] = ids
+    return array
+
+
+def padded_length(length: int) -> int:
+    """The next of 8, 16, 24, 32, then 48, 64, 96, 128, ..."""
+    if length <= 32:
+        return max(-(-length // 8) * 8, 8)
+    power = 1 << (length - 1).bit_length()
+    return 3 * power // 4 if length <= 3 * power // 4 else power
+
+
+def _tensor(array):
+    from keras import ops
+
+    return ops.convert_to_tensor(array, dtype="int32")
+
+
+def _array(tensor):
+    from keras import ops
+
+    return ops.convert_to_numpy(tensor)

@@ -1,0 +1,133 @@
+"""What stands before every request: the API key, the size of its body, how many there are, how long they take, what is counted.
+
+Plain ASGI, so that a body that is too large is refused before it is read, and a streamed reply is not held back.
+"""
+
+import asyncio
+import hmac
+import json
+import time
+
+_OPEN = ("/healthz", "/metrics")  # answered whatever the load, and without a key: they are for the machine room
+
+
+class Refused(Exception):
+    """A request that is not carried out.
+
+    Args:
+        status: of HTTP.
+        reason: for whoever sent it.
+    """
+
+    def __init__(self, status, reason):
+        super().__init__(reason)
+        self.status = status
+
+
+class Gate:
+    """ASGI middleware around the application.
+
+    Args:
+        app: the application.
+        settings: Settings.
+        metrics: Metrics.
+        is_draining: called for whether the server is about to stop.
+    """
+
+    def __init__(self, app, settings, metrics, is_draining):
+        self.app = app
+        self.settings = settings
+        self.metrics = metrics
+        self.is_draining = is_draining
+        self._in_progress = 0
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begun, reply = time.perf_counter(), _Reply(send)
+        self._in_progress += 1
+        self.metrics.in_progress.set(self._in_progress)
+        try:
+            await self._pass(scope, receive, reply)
+        except Refused as refusal:
+            await reply.refuse(refusal.status, str(refusal))
+        except TimeoutError:
+            await reply.refuse(
+                503, f"The translation took longer than {self.settings.timeout:g} s. Send less at a time."
+            )
+        finally:
+            self._in_progress -= 1
+            self.metrics.in_progress.set(self._in_progress)
+            self.metrics.count_request(scope, reply.status, time.perf_counter() - begun)
+
+    async def _pass(self, scope, receive, reply):
+        if scope["path"] in _OPEN:
+            return await self.app(scope, receive, reply)
+        self._check(scope)
+        async with asyncio.timeout(self.settings.timeout):
+            body = await self._read(receive) if scope["method"] == "POST" else b""
+            return await self.app(scope, _replayed(body, receive), reply)
+
+    def _check(self, scope):
+        headers = dict(scope["headers"])
+        if self.is_draining():
+            raise Refused(503, "The server is stopping. Ask another, or try again.")
+        if self.settings.api_key is not None and scope["path"] != "/":
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, f"Bearer {self.settings.api_key}".encode()):
+                raise Refused(401, "This server asks for a key: send the header Authorization: Bearer KEY.")
+        if self._in_progress > self.settings.max_concurrency:
+            raise Refused(
+                429, f"{self.settings.max_concurrency} requests are in progress already. Try again in a moment."
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.settings.max_body:
+            raise self._too_large()
+
+    def _too_large(self):
+        return Refused(413, f"A request may have {self.settings.max_body:,} bytes. Send less at a time.")
+
+    async def _read(self, receive):
+        """The whole body, which its announced length may have understated."""
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refused(499, "The request ended before its body did.")
+            body += message.get("body", b"")
+            if len(body) > self.settings.max_body:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return body
+
+
+def _replayed(body, receive):
+    """An ASGI ``receive`` that gives a body that was read already, then what comes."""
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def again():
+        return next(messages, None) or await receive()
+
+    return again
+
+
+class _Reply:
+    """An ASGI ``send`` that knows what was sent."""
+
+    def __init__(self, send):
+        self._send = send
+        self.status = None
+
+    async def __call__(self, message):
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def refuse(self, status, reason):
+        """Sends a refusal, unless a reply has begun."""
+        if self.status is not None:
+            return
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        headers += [(b"retry-after", b"1")] if status in (429, 503) else []
+        await self({"type": "http.response.start", "status": status, "headers": headers})
+        await self({"type": "http.response.body", "body": json.dumps({"error": reason}).encode()})

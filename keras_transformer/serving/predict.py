@@ -1,0 +1,71 @@
+"""The predict call of TensorFlow Serving's REST API, so that its clients need no change.
+
+``instances`` lists rows, and the reply has ``predictions``; ``inputs`` lists columns, and the reply has ``outputs``. What goes
+in and comes out is that of the SavedModel's signatures serving_default and translate_text.
+"""
+
+import numpy as np
+
+from keras_transformer.serving.gate import Refused
+
+SIGNATURES = {"serving_default": "source", "translate_text": "text"}
+
+
+def rows_of(request):
+    """The rows of a PredictRequest, and whether they came by row.
+
+    Raises:
+        Refused: an unknown signature or input, or neither or both of instances and inputs.
+    """
+    if request.signature_name not in SIGNATURES:
+        raise Refused(
+            400, f"signature_name must be one of {', '.join(SIGNATURES)}. Received: {request.signature_name[:80]!r}."
+        )
+    if (request.instances is None) == (request.inputs is None):
+        raise Refused(400, "Expected either instances (rows) or inputs (columns).")
+    name = SIGNATURES[request.signature_name]
+    if request.instances is not None:
+        return [_named(row, name) if isinstance(row, dict) else row for row in request.instances], True
+    rows = _named(request.inputs, name) if isinstance(request.inputs, dict) else request.inputs
+    return rows, False
+
+
+def _named(inputs, name):
+    if set(inputs) != {name}:
+        raise Refused(400, f"Expected the input {name!r} and no other. Received: {[key[:40] for key in inputs][:5]}.")
+    return inputs[name]
+
+
+def checked_ids(rows, tokenizer, max_pieces):
+    """Rows of source ids without their padding.
+
+    Raises:
+        Refused: a row is no list of ids of the vocabulary, or does not end with eos.
+    """
+    checked = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise Refused(422, f"Row {number} must be a list of ids.")
+        while row and row[-1] == tokenizer.pad_id:
+            row = row[:-1]
+        if not row or row[-1] != tokenizer.eos_id or max(row) >= tokenizer.vocabulary_size or tokenizer.pad_id in row:
+            raise Refused(
+                422,
+                f"Row {number} must hold ids below {tokenizer.vocabulary_size}, end with eos_id {tokenizer.eos_id}, and have "
+                f"pad_id {tokenizer.pad_id} behind that only.",
+            )
+        if len(row) > max_pieces:
+            raise Refused(422, f"Row {number} has {len(row)} ids. At most {max_pieces} are translated at a time.")
+        checked.append(row)
+    return checked
+
+
+def as_arrays(found, sources, pad_id):
+    """What serving_default gives: ids (B, W, L) and scores (B, W), L being the limit of the longest source."""
+    longest = max(2 * len(source) + 10 for source in sources)
+    longest = max(longest, max(len(ids) for hypotheses in found for ids, _ in hypotheses))
+    ids = np.full((len(found), len(found[0]), longest), pad_id)
+    for rows, hypotheses in zip(ids, found, strict=True):
+        for row, (hypothesis, _) in zip(rows, hypotheses, strict=True):
+            row[: len(hypothesis)] = hypothesis
+    return ids.tolist(), [[score for _, score in hypotheses] for hypotheses in found]

@@ -1,0 +1,86 @@
+import pytest
+from test_translator import TEXTS, TOKENIZER, TRANSLATOR
+
+import keras_transformer as kt
+from keras_transformer.file_translation import Counts, complete_lines, shard, translate_lines
+
+SEARCH = kt.decoding.GreedySearch(TRANSLATOR.model, max_length=5)
+
+
+def translate(lines, **options):
+    written, counts = [], Counts()
+    for counts in translate_lines(TRANSLATOR, lines, written.extend, SEARCH, **options):  # noqa: B007
+        pass
+    return written, counts
+
+
+def best(texts):
+    return [found[0].text.replace("\n", " ") for found in TRANSLATOR.hypotheses(texts, SEARCH)]
+
+
+@pytest.mark.parametrize("chunk_lines", [1, 3, 100])
+def test_as_many_lines_out_as_in(chunk_lines):
+    lines = [TEXTS[3], "", TEXTS[0], "  ", TEXTS[5]]
+    written, counts = translate(lines, chunk_lines=chunk_lines)
+    assert written == best(lines) and written[1] == written[3] == ""
+    assert (counts.lines, counts.blank, counts.split) == (5, 2, 0)
+    assert counts.cut_off == sum(not found[0].ended for found in TRANSLATOR.hypotheses(lines, SEARCH))
+
+
+def test_a_stream_is_read_no_further_than_needed():
+    read, written = [], []
+
+    def lines():
+        for line in TEXTS[:4]:
+            read.append(line)
+            yield line
+
+    translation = translate_lines(TRANSLATOR, lines(), written.extend, SEARCH, chunk_lines=1)
+    next(translation)
+    assert len(read) == len(written) == 1
+
+
+def test_over_long_lines_are_split_at_sentence_ends():
+    sentences = ["a dog runs.", "a dog sees two cats!", "a dog"]
+    longest = max(len(TOKENIZER.encode(sentence)) for sentence in sentences) + 1
+    line = " ".join(sentences)
+    written, counts = translate([line, sentences[2]], longest=longest)
+    assert written[0] == " ".join(best(sentences)) and counts.split == 1 and counts.lines == 2
+    whole, counts = translate([line], longest=1000)
+    assert whole == best([line]) and counts.split == 0
+    with pytest.raises(ValueError, match=r"Line 7 has a sentence of \d+ ids, and"):
+        translate([sentences[2], line], longest=longest, over_long="refuse", first=6)
+    with pytest.raises(ValueError, match="Line 1 has a sentence of"):
+        translate(["a dog runs and two cats see"], longest=4)
+
+
+def test_shards_are_the_whole():
+    lines = [str(n) for n in range(8)]
+    shards = [list(shard(iter(lines), number, 3)) for number in (1, 2, 3)]
+    assert shards == [["0", "3", "6"], ["1", "4", "7"], ["2", "5"]]
+    with pytest.raises(ValueError, match="shards 1 to 3. Received: shard 4"):
+        shard(lines, 4, 3)
+
+
+def test_a_broken_last_line_is_written_anew(tmp_path):
+    path = tmp_path / "out"
+    assert complete_lines(path) == 0
+    path.write_bytes(b"ein Hund\n\nzwei Ka")
+    assert complete_lines(path) == 2
+    assert path.read_bytes() == b"ein Hund\n\n"
+
+
+def test_impossible_arguments():
+    for options, message in (
+        ({"chunk_lines": 0}, "chunk_lines must be an integer from 1"),
+        ({"longest": 1}, "longest must be an integer from 2"),
+        ({"over_long": "cut"}, 'over_long must be "split" or "refuse"'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            translate(["a"], **options)
+
+
+def test_counts():
+    assert str(Counts(1200, 2, 1, 3, 60)) == (
+        "1,200 lines, 20.0 a second; 2 blank; 1 over-long and split; 3 translations cut off at the limit of tokens"
+    )

@@ -1,0 +1,39 @@
+"""A preset is read back as it was, and keras-nlp's own class reads its tokenizer."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from exported_models import KINDS, TOKENIZER, make_model
+
+import keras_transformer as kt
+from keras_transformer.interchange import load_preset, save_preset
+
+
+def test_reads_what_it_wrote(tmp_path):
+    translator = kt.Translator(make_model(**KINDS["pre"]), TOKENIZER)
+    save_preset(translator, tmp_path / "preset")
+    loaded = load_preset(tmp_path / "preset")
+    assert loaded.tokenizer == TOKENIZER and loaded.model.get_config() == translator.model.get_config()
+    for one, other in zip(loaded.model.get_weights(), translator.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    metadata = json.loads((tmp_path / "preset" / "metadata.json").read_text())
+    assert metadata["parameter_count"] == translator.model.count_params()
+    save_preset(translator, tmp_path / "preset")  # replaces
+    (tmp_path / "preset" / "config.json").unlink()
+    with pytest.raises(ValueError, match="is no preset of a translator: config.json is missing"):
+        load_preset(tmp_path / "preset")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds other files"):
+        save_preset(translator, tmp_path / "other")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="importing keras-nlp takes long; once is enough")
+def test_keras_nlp_reads_the_tokenizer(tmp_path):
+    hub = pytest.importorskip("keras_hub")
+    save_preset(kt.Translator(make_model(), TOKENIZER), tmp_path / "preset")
+    tokenizer = hub.tokenizers.SentencePieceTokenizer.from_preset(str(tmp_path / "preset"))
+    for text in ("a dog runs", "two cats"):
+        assert np.asarray(tokenizer(text)).tolist() == TOKENIZER.encode(text)

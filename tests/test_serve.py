@@ -1,0 +1,201 @@
+"""The command ``serve`` as a process: it translates, drains, stands load and nonsense; the page in a browser."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import pytest
+from make_anchor import ANCHOR
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+pytest.importorskip("uvicorn")
+hypothesis = pytest.importorskip("hypothesis")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="a process of its own, once is enough")
+ROOT = Path(__file__).resolve().parents[1]
+VERBATIM = json.loads((ANCHOR / "card.json").read_text(encoding="utf-8"))["verbatim"]
+
+
+def benchmark():
+    """benchmarks/serve.py as a module."""
+    specification = importlib.util.spec_from_file_location("benchmark_of_serve", ROOT / "benchmarks" / "serve.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_a_process_translates_and_sigterm_drains():
+    """What was asked before SIGTERM is answered after it."""
+    with benchmark().server(ANCHOR, "--batch-delay", "1") as (process, address):
+        replies = []
+        text = next(iter(VERBATIM))
+
+        def ask():
+            body = {"texts": [text], "beam_size": 1}
+            replies.append(httpx.post(f"{address}/v1/translate", json=body, timeout=60))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        assert replies[0].json()["translations"][0]["text"] == VERBATIM[text]
+        assert process.wait(60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{address}/healthz")
+
+
+def test_what_cannot_be_served_is_told_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "keras_transformer", "serve", str(tmp_path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 1
+    assert (
+        child.stderr.startswith("Error: ") and child.stderr.count("\n") == 1 and "is not a translator" in child.stderr
+    )
+
+
+def bodies():
+    """JSON of any kind, bent toward what /openapi.json describes, and bytes that are no JSON."""
+    strategies = hypothesis.strategies
+    leaf = (
+        strategies.none()
+        | strategies.booleans()
+        | strategies.integers()
+        | strategies.floats()
+        | strategies.text(max_size=20)
+    )
+    names = strategies.sampled_from(
+        [
+            "texts",
+            "text",
+            "beam_size",
+            "num_hypotheses",
+            "attention",
+            "instances",
+            "inputs",
+            "signature_name",
+            "source",
+            "x",
+        ]
+    )
+    values = strategies.recursive(
+        leaf | strategies.sampled_from(["translate_text", "serving_default"]),
+        lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(names, inner, max_size=4),
+        max_leaves=12,
+    )
+    objects = strategies.dictionaries(names, values, max_size=5)
+    return strategies.one_of(values, objects, objects).map(lambda x: json.dumps(x).encode()) | strategies.binary(
+        max_size=40
+    )
+
+
+@pytest.mark.parametrize("examples", [40, pytest.param(500, marks=pytest.mark.deep)])
+def test_malformed_bodies_give_4xx_and_never_500(examples):
+    from fastapi.testclient import TestClient
+    from served_engine import Backwards
+
+    from keras_transformer.serving.app import create_app
+    from keras_transformer.serving.settings import Settings
+
+    seen = set()
+    with TestClient(create_app(Backwards(), Settings(batch_delay=0)), raise_server_exceptions=False) as client:
+        described = client.get("/openapi.json").json()["paths"]
+        paths = [path.replace("{name}", "backwards") for path, methods in described.items() if "post" in methods]
+        assert len(paths) == 3
+
+        @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+        @hypothesis.given(path=hypothesis.strategies.sampled_from(paths), body=bodies())
+        def try_one(path, body):
+            reply = client.post(path, content=body, headers={"Content-Type": "application/json"})
+            seen.add(reply.status_code)
+            assert reply.status_code == 200 or 400 <= reply.status_code < 500, (path, body, reply.text)
+            if reply.status_code != 200:
+                assert reply.json().keys() == {"error"}
+
+        try_one()
+    assert 422 in seen
+
+
+@pytest.mark.deep
+def test_a_minute_of_32_clients_and_then_too_many():
+    module = benchmark()
+    texts = list(VERBATIM)
+    expected = module.offline(ANCHOR, texts, 4, "torch")
+    with module.server(ANCHOR, "--max-concurrency", "40", backend="torch") as (_, address):
+        alone = asyncio.run(module.load(address, texts, expected, 1, 10, 4))
+        loaded = asyncio.run(module.load(address, texts, expected, 32, 60, 4))
+        for row in (alone, loaded):
+            assert row["errors"] == [] and row["wrong"] == []
+        assert loaded["requests"] > alone["requests"]
+        crowd = asyncio.run(module.load(address, texts, expected, 120, 5, 4))
+        assert {status for status, _ in crowd["errors"]} == {429} and crowd["wrong"] == []
+        after = asyncio.run(module.load(address, texts, expected, 1, 2, 4))
+        assert after["errors"] == [] and after["wrong"] == []
+
+
+@pytest.mark.deep
+def test_the_page_in_a_browser(tmp_path):
+    """A translation appears as one types; the map has a row and a column a piece; what is too long is told."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here")
+    text, expected = next(iter(VERBATIM.items()))
+    with benchmark().server(ANCHOR, "--max-pieces", "64") as (_, address), playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, width, scheme in (("wide", 1000, "light"), ("narrow", 380, "dark")):
+            page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+            failures = []
+            page.on("pageerror", lambda error, failures=failures: failures.append(str(error)))
+            page.goto(address)
+            page.keyboard.type(text)  # the field has the focus from the start
+            page.wait_for_function(
+                "expected => document.getElementById('translation').textContent === expected", arg=expected
+            )
+            answer = httpx.post(f"{address}/v1/translate", json={"texts": [text], "attention": True}, timeout=60).json()
+            (translation,) = answer["translations"]
+            assert page.locator("#map tbody tr").count() == len(translation["hypotheses"][0]["pieces"])
+            assert page.locator("#map thead th").count() == len(translation["source_pieces"])
+            assert page.locator("#alternatives li").count() == 4
+            page.keyboard.press("Tab")
+            page.keyboard.press("Tab")
+            page.keyboard.press("Tab")  # translation, first alternative, second
+            page.keyboard.press("Enter")
+            assert page.locator("#translation").text_content() != ""
+            assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+            page.screenshot(path=os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path)) + f"/page-{name}.png")
+            page.fill("#source", text * 20)
+            page.wait_for_function("() => document.getElementById('message').textContent !== ''")
+            assert "At most 64 are translated at a time" in page.locator("#message").text_content()
+            assert failures == []
+            page.close()
+        browser.close()
+
+
+def test_the_docs_name_options_that_exist():
+    import re
+
+    import yaml
+
+    from keras_transformer.cli import main
+
+    known = {option for parameter in main.commands["serve"].params for option in parameter.opts}
+    manifest = list(yaml.safe_load_all((ROOT / "docs" / "serving-kubernetes.yaml").read_text(encoding="utf-8")))
+    assert [one["kind"] for one in manifest] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
+    arguments = manifest[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[:2] == ["keras-transformer", "serve"]
+    assert {word for word in arguments if word.startswith("--")} <= known
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(--[\w-]+)", text)) <= known
+    for row in re.findall(r"^\| [\d, A-Z].*\| (--[^|]+) \|$", text, re.MULTILINE):
+        assert set(row.split(", ")) <= known
