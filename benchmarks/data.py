@@ -351,7 +351,10 @@ def measure_reading(folder, rounds, seconds, only):
     for name in names:  # one after the other: workers of several would share the cores
         backend = {"tf.data": "tensorflow", "torch": "torch"}.get(name.replace(",", " ").split()[0], "jax")
         command = [sys.executable, __file__, "--seconds", str(seconds), "--contender", name, str(folder / "prepared")]
-        results |= measure({name: (command, {"KERAS_BACKEND": backend})}, rounds, echo=click.echo)
+        try:
+            results |= measure({name: (command, {"KERAS_BACKEND": backend})}, rounds, echo=click.echo)
+        except RuntimeError as error:
+            click.echo(f"left out: {error}")
     click.echo(f"{'':36}{'tokens/s':>12} {'spread':>7} {'batches/s':>10} {'resident MB':>12}")
     for name, bursts in results.items():
         click.echo(
