@@ -176,8 +176,8 @@ class SkipNonFinite(keras.optimizers.Optimizer):
     >>> import keras
     >>> import keras_transformer as kt
     >>> optimizer = kt.SkipNonFinite(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
-    >>> optimizer.inner_optimizer.name
-    'adam'
+    >>> float(optimizer.inner_optimizer.global_clipnorm)
+    1.0
     """
 
     def __init__(self, optimizer, name="skip_non_finite"):

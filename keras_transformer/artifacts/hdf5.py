@@ -29,8 +29,8 @@ def check_hdf5(path):
     ...     path = os.path.join(folder, "a.h5")
     ...     with h5py.File(path, "w") as file:
     ...         _ = file.create_dataset("layer/vars/0", data=np.zeros((2, 3)))
-    ...     check_hdf5(path)
-    {'layer/vars/0': ((2, 3), dtype('float64'))}
+    ...     [(name, shape) for name, (shape, dtype) in check_hdf5(path).items()]
+    [('layer/vars/0', (2, 3))]
     """
     arrays = {}
     try:

@@ -22,7 +22,7 @@ def minimum_bayes_risk(candidates, utility="chrf"):
     Example:
 
     >>> from keras_transformer.decoding import minimum_bayes_risk
-    >>> minimum_bayes_risk(["ein Hund rennt", "ein Hund läuft", "ein Hund rennt schnell"])
+    >>> minimum_bayes_risk(["ein Hund rennt", "ein Hund rennt", "zwei Katzen"])
     0
 
     Reference: Eikema and Aziz 2020, section 5, https://aclanthology.org/2020.coling-main.398
