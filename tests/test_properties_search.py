@@ -11,7 +11,8 @@ from properties import forall
 
 from keras_transformer.decoding import BeamSearch
 
-PAD, BOS, EOS, V, LENGTH = 0, 2, 3, 6, 3
+PAD, BOS, EOS, LENGTH = 0, 2, 3, 3
+V, USED = 40, 6  # a beam is at most as wide as the vocabulary; ids from 6 on are never worth their score
 ROWS = 11
 SOURCE = np.array([[5, 4, 3, 0], [4, 3, 0, 0], [5, 5, 5, 3]], "int32")
 # Ended by eos after 1, 2 or 3 tokens, or cut off: 1 + 3 + 9 + 27.
@@ -34,12 +35,18 @@ class TableModel:
         return ops.sum(source, axis=1, keepdims=True)
 
     def init_cache(self, encoder_output, beam_size, max_length):
-        return [{"self": {"history": ops.repeat(encoder_output, beam_size, axis=0)}, "encoder": {}}]
+        return {"history": ops.repeat(encoder_output, beam_size, axis=1)}  # (B, W)
 
     def decode_step(self, tokens, cache, step, source_mask):
-        history = next_history(cache[0]["self"]["history"], tokens[:, None])
-        logits = ops.take(ops.convert_to_tensor(self.table), history[:, 0] % ROWS, axis=0)
-        return logits, [{"self": {"history": history}, "encoder": {}}]
+        history = next_history(cache["history"], ops.reshape(tokens, ops.shape(cache["history"])))
+        rows = ops.reshape(history, (-1,)) % ROWS
+        return ops.take(ops.convert_to_tensor(self.table), rows, axis=0), {"history": history}
+
+    def reorder_cache(self, cache, parents):
+        return {"history": ops.take_along_axis(cache["history"], parents, axis=1)}
+
+    def grow_cache(self, cache, max_length):
+        return cache
 
 
 def next_history(history, token):
@@ -56,7 +63,7 @@ def every_translation(table, source, length_penalty):
     table = table.astype("float64")
     shifted = table - table.max(-1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    words = [token for token in range(V) if token not in (PAD, BOS, EOS)]
+    words = [token for token in range(USED) if token not in (PAD, BOS, EOS)]
     scores = {}
     for length in range(1, LENGTH + 1):
         for prefix in itertools.product(words, repeat=length - 1):
@@ -72,9 +79,12 @@ def every_translation(table, source, length_penalty):
 def drawn_table(seed, tied):
     """Random logits; or integers that are their own log-probabilities, so that sums are exact and many are equal."""
     generator = np.random.default_rng(seed)
-    if not tied:
-        return generator.normal(size=(ROWS, V)).astype("float32") * 3
-    return generator.permuted(np.tile([0.0, -20, -20, -21, -21, -22], (ROWS, 1)), axis=1).astype("float32")
+    table = np.full((ROWS, V), -1e5, "float32")
+    if tied:
+        table[:, :USED] = generator.permuted(np.tile([0.0, -20, -20, -21, -21, -22], (ROWS, 1)), axis=1)
+    else:
+        table[:, :USED] = generator.normal(size=(ROWS, USED)) * 3
+    return table
 
 
 @forall(

@@ -41,7 +41,7 @@ class WithoutCausalMask(Mutant):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         layer = self.decoder.layers[0]
-        layer.call = lambda x, encoder_output, encoder_mask=None, training=None: layer._body(
+        layer.call = lambda x, encoder_output, encoder_mask=None, **_: layer._body(
             x, layer.self_attention, lambda y: layer.cross_attention(y, encoder_output, attention_mask=encoder_mask)
         )
 
@@ -89,8 +89,8 @@ class NormalisesOverTheBatch(Mutant):
 class AlwaysDrops(Mutant):
     sizes = {"dropout": 0.5}
 
-    def _embed(self, embedding, ids, start=0, training=None):
-        return super()._embed(embedding, ids, start, training=True)
+    def _embed(self, *args, **kwargs):
+        return super()._embed(*args, **kwargs | {"training": True})
 
 
 class UnscaledAttention(Mutant):

@@ -17,7 +17,7 @@ from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer
 from keras_transformer.translator import Translator
 
-UPDATES = 100
+UPDATES = 100  # at least: epochs are whole
 
 
 def main(folder):
@@ -29,7 +29,7 @@ def main(folder):
     model = Transformer.from_preset(preset, tokenizer.vocabulary_size, seed=1, **no_dropout)
     schedule = WarmupInverseSqrt.from_peak(2e-3, model.d_model, warmup_steps=UPDATES // 2)
     model.compile(keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0))
-    model.fit(batches, steps_per_epoch=UPDATES, verbose=0)
+    model.fit(batches, epochs=-(-UPDATES // len(batches)), verbose=0)
     Translator(model, tokenizer).save(Path(folder) / "translator")
 
 
