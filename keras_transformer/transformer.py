@@ -314,7 +314,7 @@ class Transformer(keras.Model):
             vocabulary_size: V of the new model.
             rows: (V,) for each new id the old one whose row it takes, or -1 for a new one; see text.shared_rows. None for the ids
                 both have.
-            seed: of the rows that are new; None for the model's.
+            seed: of the rows that are new; None for the one after the model's, whose own would give the rows it already has.
 
         Returns:
             Transformer, not compiled: an optimizer's state would be of the old shapes.
@@ -341,7 +341,8 @@ class Transformer(keras.Model):
                 f"rows must hold {vocabulary_size} ids from -1 to {self.vocabulary_size - 1}. Received: shape {rows.shape}, from "
                 f"{rows.min()} to {rows.max()}."
             )
-        seed = self.seed if seed is None else seed
+        if seed is None and self.seed is not None:
+            seed = self.seed + 1
         model = Transformer.from_config(self.get_config() | {"vocabulary_size": vocabulary_size, "seed": seed})
         holders = (self.source_embedding, self.target_embedding, self.output_projection)
         tables = {weight.path for layer in holders if layer is not None for weight in layer.weights}

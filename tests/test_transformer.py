@@ -772,7 +772,7 @@ def test_a_train_step_of_ones_own_as_in_keras_guide():
 
     class Own(kt.Transformer):
         def train_step(self, data):
-            x, y = data
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             y_pred = self(x, training=True)
             loss = self.compute_loss(y=y, y_pred=y_pred)
             self.zero_grad()
