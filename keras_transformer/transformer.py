@@ -42,6 +42,10 @@ class Transformer(keras.Model):
     Trained with SmoothedCrossentropy, ``fit`` and ``evaluate`` report a loss and metrics weighted by real tokens (the same at
     any batch size) and compute them from the decoder's last hidden states, without keeping logits twice.
 
+    All weights are there once the model is made, and Keras then takes no more: a subclass makes layers and metrics of its own
+    in ``build``, before ``super().build()``. Where it overrides ``call`` or ``logits``, loss and metrics are computed from what
+    ``call`` gives.
+
     Args:
         vocabulary_size: V, pieces in the vocabulary shared by source and target.
         d_model: D, width of the residual stream; even, and divisible by num_heads.

@@ -791,3 +791,23 @@ def test_a_train_step_of_ones_own_as_in_keras_guide():
         model.compile(keras.optimizers.SGD(0.1))
         logs.append(model.train_on_batch(INPUTS, LABELS, return_dict=True))
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
+
+
+def test_a_subclass_makes_layers_of_its_own_in_build():
+    class Headed(kt.Transformer):
+        def build(self, input_shape=None):
+            self.head = keras.layers.Dense(V)
+            self.head.build((None, None, V))
+            super().build(input_shape)
+
+        def call(self, inputs, training=None):
+            return self.head(super().call(inputs, training=training))
+
+    model = Headed(V, **SIZES, dropout=0.0)
+    model.compile(keras.optimizers.SGD(0.1))
+    before = as_numpy(model.head.kernel)
+    logs = model.evaluate(INPUTS, LABELS, batch_size=7, verbose=0, return_dict=True)
+    expected = expected_logs(model.predict(INPUTS, verbose=0), LABELS, 0.1)
+    assert logs == pytest.approx({name: expected[name] for name in logs}, rel=1e-4)
+    model.train_on_batch(INPUTS, LABELS)
+    assert np.abs(as_numpy(model.head.kernel) - before).max() > 0
