@@ -135,7 +135,7 @@ def test_clipping_holds_under_loss_scaling_and_accumulation(clip):
     norms = [np.sqrt((g.astype("float64") ** 2).sum()) for g in gradients]
     if clip == "global_clipnorm":
         norms = [np.sqrt(np.square(norms).sum())] * len(norms)
-    limit = 0.8 * np.median(norms)
+    limit = float(0.8 * np.median(norms))
     assert any(norm > limit for norm in norms)
     expected = [b - 0.5 * g * min(1, limit / max(n, 1e-12)) for b, g, n in zip(before, gradients, norms, strict=True)]
     optimizer = kt.AccumulateGradients(keras.optimizers.SGD(0.5, **{clip: limit}), steps=3)
