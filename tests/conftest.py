@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,43 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+# What is around `fit` makes and compiles a model for nearly each test. `make test` runs these files on PyTorch, where nothing is
+# compiled, and of each the named tests everywhere; `make test-all` runs all on every backend.
+_ON_PYTORCH = {
+    "test_callbacks.py": {
+        "test_bleu_reaches_history_and_stock_callbacks",
+        "test_limit_counts_updates_and_not_micro_batches",
+        "test_no_step_waits_for_the_device",
+        "test_progress_leaves_jax_state_whole",
+        "test_signals_end_training_between_two_batches",
+    },
+    "test_cli.py": {
+        "test_evaluate_prints_score_and_signature",
+        "test_export",
+        "test_run_folder_holds_all",
+        "test_train_again_goes_on",
+        "test_translate_files",
+    },
+    "test_examples.py": {"test_copy_task_is_learnt"},
+    "test_mid_epoch.py": {"test_training_from_the_middle_ends_with_the_same_weights"},
+    "test_numbers.py": {"test_the_step_is_left_out"},
+    "test_properties_attention.py": set(),
+    "test_properties_losses.py": set(),
+    "test_properties_search.py": set(),
+    "test_runs.py": {"test_best_translator_stays"},
+}
+# Each of these exports by TensorFlow; that export works from every backend is shown by test_saved_model.py.
+_ON_TENSORFLOW = {"test_prints_what_was_counted", "test_other_answers_are_an_error"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    backend = os.environ.get("KERAS_BACKEND")
+    for item in items:
+        name, file = item.originalname, Path(item.fspath).name
+        elsewhere = backend != "torch" and name not in _ON_PYTORCH.get(file, {name})
+        elsewhere |= backend != "tensorflow" and file == "test_demo_run.py" and name in _ON_TENSORFLOW
+        if elsewhere:
+            item.add_marker(pytest.mark.deep)
