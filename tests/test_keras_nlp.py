@@ -35,7 +35,7 @@ def test_keras_nlp_reads_the_tokenizer(tmp_path):
     hub = pytest.importorskip("keras_hub")
     save_preset(kt.Translator(make_model(), TOKENIZER), tmp_path / "preset")
     tokenizer = hub.tokenizers.SentencePieceTokenizer(
-        str(tmp_path / "preset" / "assets" / "tokenizer" / "vocabulary.spm")
+        (tmp_path / "preset/assets/tokenizer/vocabulary.spm").read_bytes()
     )
     for text in ("a dog runs", "two cats"):
         assert np.asarray(tokenizer(text)).tolist() == TOKENIZER.encode(text)
