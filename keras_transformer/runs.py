@@ -148,11 +148,14 @@ class Run:
             self.tokenizer = Tokenizer.train([*pairs.source, *pairs.target], vocabulary_size=filled["vocabulary_size"])
         batching = {"batch_tokens": filled["batch_tokens"]}
         self.batches = Batches(pairs.source, pairs.target, self.tokenizer, seed=settings.seed, **batching)
+        self.skipped = _skipped(pairs, self.batches)
         self.validation = None
+        self.validation_skipped = {}
         if validation is not None:
             self.validation = Batches(
                 validation.source, validation.target, self.tokenizer, shuffle=False, num_buckets=4, **batching
             )
+            self.validation_skipped = _skipped(validation, self.validation)
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
         self.model = Transformer.from_preset(
             settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat
@@ -304,6 +307,11 @@ def _merit(row):
     if row.get("val_bleu") is not None:
         return row["val_bleu"]
     return -row["val_loss"] if row.get("val_loss") is not None else 0.0
+
+
+def _skipped(pairs, batches):
+    """{reason: pairs left out}, of the reading (blank sides) and of the batches together."""
+    return batches.skipped | {"empty": pairs.counts.empty + batches.skipped["empty"]}
 
 
 def _is_same(name, before, now):

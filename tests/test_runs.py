@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +154,12 @@ def test_a_folder_of_other_files_is_refused_and_stays(settings, tmp_path):
     with pytest.raises(ValueError, match=r"holds other files, among which a run would be lost: there is no run.yaml"):
         Run(folder, settings)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_blank_sides_are_counted(settings, tmp_path):
+    files = {}
+    for name, path, line in (("source", settings.source, ""), ("target", settings.target, "x")):
+        files[name] = tmp_path / name
+        files[name].write_text(f"{Path(path).read_text(encoding='utf-8')}{line}\n", encoding="utf-8")
+    more = dataclasses.replace(settings, **{name: str(path) for name, path in files.items()})
+    assert Run(tmp_path / "run", more).skipped["empty"] == 1

@@ -578,3 +578,17 @@ def test_mixed_precision_searches_in_float32(dtype):
         total = table[np.arange(len(tokens)), tokens].sum()
         # bfloat16 carries 8 bits: cached and uncached products round differently by about 2 ** -8 of a logit
         np.testing.assert_allclose(score, total / ((5 + len(tokens)) / 6) ** 0.6, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([[7, 3]], "source contain the id 7 at row 0, column 0. Expected ids from 0 to 6"),
+        ([[-1, 3]], "source contain the id -1"),
+        ([[5.7, 3.0]], "source must be integers"),
+        ([5, 3], r"source must have two axes, sentences and positions. Received: shape \(2,\)"),
+    ],
+)
+def test_sources_that_cannot_be(source, message):
+    with pytest.raises(ValueError, match=message):
+        GreedySearch(tiny_model())(np.array(source))

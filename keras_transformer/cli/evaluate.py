@@ -22,6 +22,10 @@ def evaluate(run, backend, source, target, against, tokenize, beam_size, length_
     from keras_transformer.text.corpus import read_pairs
 
     pairs = read_pairs(source, target)
+    if pairs.counts.empty:
+        click.echo(
+            f"Lines with a blank side, left out of the score: {pairs.counts.empty} of {pairs.counts.lines}.", err=True
+        )
     others = None if against is None else _aligned(against, pairs)  # what is wrong is told before the work
     scores(["-"], ["-"], tokenize)
     translations = load_translator(run).translate(pairs.source, beam_size=beam_size, length_penalty=length_penalty)

@@ -96,11 +96,18 @@ def _describe(run):
     import keras
 
     batches = run.batches
-    skipped = ", ".join(f"{count} for {reason}" for reason, count in batches.skipped.items() if count) or "none"
+    skipped = _left_out(run.skipped) or "none"
+    validation = (
+        f"\nvalidation: {_left_out(run.validation_skipped)} left out" if any(run.validation_skipped.values()) else ""
+    )
     begun = f", going on after update {run.updates} in epoch {run.epoch + 1}" if run.updates else ""
     return (
         f"{run.settings.preset} on {keras.backend.backend()}: {run.model.count_params():,} parameters, "
         f"{run.tokenizer.vocabulary_size:,} pieces\n"
         f"{batches.num_pairs:,} pairs ({skipped} left out), {batches.num_tokens:,} target tokens an epoch in "
-        f"{len(batches)} batches of {len(batches.shapes)} shapes, {batches.padding_share:.0%} padding{begun}"
+        f"{len(batches)} batches of {len(batches.shapes)} shapes, {batches.padding_share:.0%} padding{begun}{validation}"
     )
+
+
+def _left_out(skipped):
+    return ", ".join(f"{count} for {reason}" for reason, count in skipped.items() if count)

@@ -13,6 +13,7 @@ from keras_transformer.backend import compiled
 from keras_transformer.decoding.errors import check_finite, check_integer
 from keras_transformer.decoding.rules import IMPOSSIBLE, Rules
 from keras_transformer.layers.masking import padding_mask
+from keras_transformer.text.ids import check_ids
 
 # Positions a cache begins with. A step reads all of it: more would be read in vain, less would compile more shapes.
 _ROOM = 64
@@ -65,9 +66,13 @@ class Search:
             NumPy ids (B, N, L) int32 and scores (B, N) float32, best first.
 
         Raises:
-            ValueError: the model's logits are not finite, or a prefix leaves no room for a translation.
+            ValueError: an id is outside the vocabulary, the model's logits are not finite, or a prefix leaves no room for a
+                translation.
         """
         source = np.asarray(source)
+        if source.ndim != 2:
+            raise ValueError(f"source must have two axes, sentences and positions. Received: shape {source.shape}.")
+        check_ids(source, self.model.vocabulary_size, "source")
         inputs = {"source": source} | self._inputs(source, range(len(source)) if keys is None else keys)
         if prefix is not None:
             inputs["prefix"] = self._checked_prefix(source, np.asarray(prefix))
