@@ -66,7 +66,7 @@ _ON_TENSORFLOW = {
     "test_prints_what_was_counted",
     "test_without_tensorflow_it_says_so",
 }
-# On JAX these take 10 to 70 seconds each, nearly all of it compiling; beside each stands a quicker test of the same part that stays.
+# On JAX these take 10 to 70 seconds each, nearly all of it compiling; a quicker test of the same part stays.
 _NOT_ON_JAX = {
     "test_a_fresh_process_loads_and_translates_the_same",
     "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",
