@@ -9,8 +9,8 @@ PIP = -m pip install --quiet --disable-pip-version-check --constraint constraint
 PYTEST = -m pytest --numprocesses 2 --dist loadfile
 test-% reliability: export OMP_NUM_THREADS = 1
 
-# On Linux PyPI's torch brings CUDA libraries of several GB. Where pip finds no CPU build by itself:
-# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# On Linux PyPI's torch brings CUDA libraries of several GB. Where pip finds no CPU build by itself, name PyTorch's index of CPU builds:
+# make demo TORCH_INDEX=...
 TORCH_INDEX ?=
 TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 
