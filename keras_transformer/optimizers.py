@@ -8,8 +8,75 @@ from keras import ops
 from keras_transformer.backend_training import update_if
 
 
+class _AroundOptimizer(keras.optimizers.Optimizer):
+    """An optimizer that decides when, and on what gradients, another makes its updates; all else is the other's.
+
+    Its variables are its own, then the other's. LossScaleOptimizer goes around it, never within: Keras asks the outermost
+    optimizer alone to scale the loss.
+    """
+
+    def __init__(self, optimizer, name):
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise ValueError(f"optimizer must be a keras.optimizers.Optimizer. Received: {optimizer!r}.")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                f"LossScaleOptimizer would divide gradients that nobody has scaled. Give it {type(self).__name__} as its inner "
+                "optimizer."
+            )
+        if optimizer.loss_scale_factor is not None:
+            raise ValueError(
+                f"The optimizer would divide gradients that nobody has scaled: loss_scale_factor={optimizer.loss_scale_factor}. "
+                f"Make it without, and put a LossScaleOptimizer around {type(self).__name__}."
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = optimizer
+
+    def build(self, variables):
+        if self.built:
+            return
+        self._make_own_variables(variables)
+        self.inner_optimizer.build(variables)
+        super().build(variables)
+
+    def _make_own_variables(self, variables):
+        raise NotImplementedError
+
+    @property
+    def _own_variables(self):
+        return super().variables
+
+    @property
+    def variables(self):
+        return self._own_variables + self.inner_optimizer.variables
+
+    @property
+    def learning_rate(self):
+        """The inner optimizer's, at the updates done so far."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        """Updates done so far: neither micro-batches nor steps left out."""
+        return self.inner_optimizer.iterations
+
+    def finalize_variable_values(self, variables):
+        self.inner_optimizer.finalize_variable_values(variables)
+
+    def get_config(self):
+        return {"optimizer": keras.saving.serialize_keras_object(self.inner_optimizer), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(**config | {"optimizer": optimizer})
+
+
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class AccumulateGradients(keras.optimizers.Optimizer):
+class AccumulateGradients(_AroundOptimizer):
     """Sums the gradients of ``steps`` micro-batches and lets another optimizer make one update of them.
 
     It equals one batch of all their tokens: gradients g_i of micro-batches of t_i real tokens join as sum(t_i g_i) / sum(t_i),
@@ -25,7 +92,7 @@ class AccumulateGradients(keras.optimizers.Optimizer):
         name: name of the optimizer.
 
     Raises:
-        ValueError: steps is no integer from 1, or ``optimizer`` accumulates by itself.
+        ValueError: steps is no integer from 1, or ``optimizer`` is none, accumulates by itself, or scales the loss.
 
     Example:
 
@@ -41,26 +108,19 @@ class AccumulateGradients(keras.optimizers.Optimizer):
     def __init__(self, optimizer, steps, name="accumulate_gradients"):
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be an integer from 1. Received: steps={steps!r}.")
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise ValueError(f"optimizer must be a keras.optimizers.Optimizer. Received: {optimizer!r}.")
         if getattr(optimizer, "gradient_accumulation_steps", None):
             raise ValueError(
                 "The optimizer already accumulates: gradient_accumulation_steps="
                 f"{optimizer.gradient_accumulation_steps}. Make it without, and give that number as steps."
             )
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = optimizer
+        super().__init__(optimizer, name)
         self.steps = steps
         self._batch_tokens = None
 
-    def build(self, variables):
-        if self.built:
-            return
+    def _make_own_variables(self, variables):
         self._sums = self.add_optimizer_variables(variables, "gradient_sum")
         self._tokens = self.add_variable(shape=(), dtype="float32", initializer="zeros", name="tokens")
         self._count = self.add_variable(shape=(), dtype="int32", initializer="zeros", name="count")
-        self.inner_optimizer.build(variables)
-        super().build(variables)
 
     @contextlib.contextmanager
     def weigh(self, tokens):
@@ -86,7 +146,7 @@ class AccumulateGradients(keras.optimizers.Optimizer):
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As ``apply``, for JAX: returns the new trainable and optimizer variables."""
-        own = len(super().variables)
+        own = len(self._own_variables)
         with keras.StatelessScope(state_mapping=list(zip(self.variables, optimizer_variables, strict=True))) as scope:
             self._add(grads)
             joined = self._joined()
@@ -120,42 +180,12 @@ class AccumulateGradients(keras.optimizers.Optimizer):
     def _is_accumulator(self, variable):
         return any(variable is one for one in (*self._sums, self._tokens, self._count))
 
-    @property
-    def variables(self):
-        return super().variables + self.inner_optimizer.variables
-
-    @property
-    def learning_rate(self):
-        """The inner optimizer's, at the updates done so far."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def iterations(self):
-        """Updates done so far, not micro-batches."""
-        return self.inner_optimizer.iterations
-
-    def finalize_variable_values(self, variables):
-        self.inner_optimizer.finalize_variable_values(variables)
-
     def get_config(self):
-        return {
-            "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
-            "steps": self.steps,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
-        return cls(optimizer, config["steps"], config["name"])
+        return super().get_config() | {"steps": self.steps}
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class SkipNonFinite(keras.optimizers.Optimizer):
+class SkipNonFinite(_AroundOptimizer):
     """Leaves out every update whose gradient is NaN or infinite, and counts them, before another optimizer sees it.
 
     One such gradient would make all weights NaN for good. Counting goes on on the device: no step waits. callbacks.FiniteGuard
@@ -181,20 +211,9 @@ class SkipNonFinite(keras.optimizers.Optimizer):
     """
 
     def __init__(self, optimizer, name="skip_non_finite"):
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise ValueError(f"optimizer must be a keras.optimizers.Optimizer. Received: {optimizer!r}.")
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            raise ValueError(
-                "LossScaleOptimizer leaves out such steps by itself, to find its scale. Give it SkipNonFinite as its "
-                "inner optimizer."
-            )
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = optimizer
+        super().__init__(optimizer, name)
 
-    def build(self, variables):
-        if self.built:
-            return
-
+    def _make_own_variables(self, variables):
         def counter(name, dtype="int32"):
             return self.add_variable(shape=(), dtype=dtype, initializer="zeros", name=name)
 
@@ -203,12 +222,8 @@ class SkipNonFinite(keras.optimizers.Optimizer):
         self.in_a_row = counter("in_a_row")  # left out since the last that was not
         self.longest = counter("longest")  # the most left out in a row
         self.longest_begin = counter("longest_begin")  # the number, from 1, of the first of those
-        self.first_bad = counter(
-            "first_bad"
-        )  # place among the variables of the first bad gradient, in the last left out
+        self.first_bad = counter("first_bad")  # in the last left out: place of the first variable with a bad gradient
         self.gradient_norm = counter("gradient_norm", "float32")
-        self.inner_optimizer.build(variables)
-        super().build(variables)
 
     def apply(self, grads, trainable_variables=None):
         """Lets the inner optimizer update the variables, if all of ``grads`` are finite."""
@@ -224,7 +239,7 @@ class SkipNonFinite(keras.optimizers.Optimizer):
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As ``apply``, for JAX: returns the new trainable and optimizer variables."""
-        own = super().variables
+        own = self._own_variables
         with keras.StatelessScope(state_mapping=list(zip(own, optimizer_variables[: len(own)], strict=True))) as scope:
             finite = self._count(grads)
         # LossScaleOptimizer hands on its variables themselves, which no branch may give back.
@@ -257,35 +272,6 @@ class SkipNonFinite(keras.optimizers.Optimizer):
         self.first_bad.assign(ops.where(finite, ops.convert_to_tensor(self.first_bad), first_bad))
         self.gradient_norm.assign(ops.where(finite, norm, ops.convert_to_tensor(self.gradient_norm)))
         return finite
-
-    @property
-    def variables(self):
-        return super().variables + self.inner_optimizer.variables
-
-    @property
-    def learning_rate(self):
-        """The inner optimizer's."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def iterations(self):
-        """Updates done so far; those left out are none."""
-        return self.inner_optimizer.iterations
-
-    def finalize_variable_values(self, variables):
-        self.inner_optimizer.finalize_variable_values(variables)
-
-    def get_config(self):
-        return {"optimizer": keras.saving.serialize_keras_object(self.inner_optimizer), "name": self.name}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
-        return cls(optimizer, config["name"])
 
 
 def find_optimizer(optimizer, kind):
