@@ -54,11 +54,14 @@ test-all: test
 	.venv/bin/python $(PIP) --editable '.[browser]'
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
 
+FAULTS = tests/reliability tests/test_resume.py tests/test_hostile_text.py tests/test_workers.py \
+	tests/test_search.py::test_decode_cases tests/test_batches.py::test_a_workers_end_ends_fit_and_the_state_goes_on
+
 # Kills, full disks, flipped bits, bad numbers, hostile files; prints the table of docs/reliability.md.
 reliability: .venv/ready
 	mkdir -p build && rm -f build/reliability.jsonl
 	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend RELIABILITY_FIGURES=$(CURDIR)/build/reliability.jsonl \
-		.venv/bin/python $(PYTEST) tests/reliability || exit 1; done
+		.venv/bin/python $(PYTEST) $(FAULTS) || exit 1; done
 	.venv/bin/python tests/reliability/table.py build/reliability.jsonl
 
 lint: .venv/ready

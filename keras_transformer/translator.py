@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.artifacts import ArtifactError, check_manifest, new_folder, write_manifest
+from keras_transformer.artifacts import MANIFEST_FILE, ArtifactError, check_manifest, new_folder, write_manifest
 from keras_transformer.decoding.errors import check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
 from keras_transformer.decoding.scoring import AttentionMaps, ForcedDecoding
@@ -281,9 +281,15 @@ class Translator:
                 f"it has format version {version}; this release reads {_WITHOUT_MANIFEST} and {FORMAT_VERSION}",
                 "Install the release that wrote it.",
             )
-        if version != _WITHOUT_MANIFEST:
+        if version != _WITHOUT_MANIFEST or (folder / MANIFEST_FILE).exists():
             check_manifest(folder, _KIND)
-        return cls(load_model(folder), load_tokenizer(folder / TOKENIZER_FILE))
+        try:
+            tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
+            return cls(load_model(folder), tokenizer)
+        except ArtifactError:
+            raise
+        except ValueError as error:
+            raise ArtifactError(folder / TOKENIZER_FILE, str(error).rstrip(".")) from None
 
     def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None, **kwargs):
         """Writes a SavedModel whose serving signature decodes; see export.export_saved_model, which takes ``kwargs``."""

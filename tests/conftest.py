@@ -1,5 +1,6 @@
-"""What all tests share: a compile cache for JAX, and a preset that compiles in a moment."""
+"""What all tests share: a compile cache for JAX, a preset that compiles in a moment, and where figures are written down."""
 
+import json
 import os
 import signal
 import tempfile
@@ -24,6 +25,31 @@ def tiny_is_one_layer():
         sizes = {"num_layers": 1, "d_model": 8, "d_ff": 16, "num_heads": 2, "dropout": 0.0}
         patch.setitem(PRESETS["tiny"], "model", sizes)
         yield
+
+
+def _write_figure(fault, cases, result, backend=True):
+    path = os.environ.get("RELIABILITY_FIGURES")
+    backend = os.environ.get("KERAS_BACKEND") if backend else "none"
+    row = {"fault": fault, "cases": cases, "result": result, "backend": backend}
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+@pytest.fixture
+def figure():
+    """Writes down what a test has counted, where RELIABILITY_FIGURES names a file; `make reliability` makes a table of it."""
+    return _write_figure
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test marked ``counts`` that has run and passed is one case more."""
+    report = yield
+    mark = item.get_closest_marker("counts")
+    if mark is not None and report.when == "call" and report.passed:
+        _write_figure(*mark.args, **mark.kwargs)
+    return report
 
 
 @pytest.fixture

@@ -570,6 +570,7 @@ def test_the_number_of_workers_changes_nothing(pairs, tokenizer, number):
         batches.close()
 
 
+@pytest.mark.counts("data workers that end or hang", 1, "an error in seconds, no process left")
 @pytest.mark.parametrize("end", ["exit", "kill", "exception", "hang"])
 def test_a_workers_end_ends_fit_and_the_state_goes_on(pairs, tokenizer, end, monkeypatch):
     """In Keras's own fit, whose workers would hang for ever."""

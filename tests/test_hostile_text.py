@@ -119,6 +119,7 @@ def read(files, **kwargs):
     return stream, list(stream)
 
 
+@pytest.mark.counts("40 bad texts as source, as target, as both", 1, "refused with file and line, or counted")
 @pytest.mark.parametrize(
     ("files", "case"), [(case, case) for case in CASES], indirect=["files"], ids=map(" / ".join, CASES)
 )

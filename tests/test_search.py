@@ -495,6 +495,9 @@ CASES = {
 }
 
 
+@pytest.mark.counts(
+    "decoding: bad logits, no end, ties, empty sources", 1, "an error that names the rows, or whole translations"
+)
 @pytest.mark.parametrize("kind", SEARCHES)
 @pytest.mark.parametrize("case", CASES)
 def test_decode_cases(case, kind):

@@ -51,6 +51,7 @@ def test_a_worker_needs_no_backend_and_may_print():
         assert workers.next() == []
 
 
+@pytest.mark.counts("data workers that end or hang", 1, "an error in seconds, no process left")
 @pytest.mark.parametrize(
     ("end", "told"),
     [

@@ -85,7 +85,7 @@ def test_one_text_on_every_backend(model, figure):
             model.train_on_batch(x, y, sample_weight)
         assert type(error.value) is ValueError
         assert str(error.value).startswith(message)
-    figure("ids and shapes that cannot be", len(CASES), "one exception and text, before a step")
     assert len(CASES) >= 30
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+    figure("ids and shapes that cannot be", len(CASES), "the same exception and text, before a step")

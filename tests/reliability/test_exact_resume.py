@@ -11,5 +11,9 @@ def test_at_each_of_24_steps(tmp_path, dropout, figure):
     steps = EPOCHS * len(training.data())
     assert steps == 24
     worst = check(training, *range(steps))
-    figure(f"resume at each step, dropout {dropout}", steps, f"largest difference {worst}")
+    figure(
+        f"broken off before each batch of two epochs and gone on with: dropout {dropout}",
+        steps,
+        f"largest difference {worst}",
+    )
     assert worst == 0.0

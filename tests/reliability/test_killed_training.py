@@ -52,7 +52,9 @@ def test_ten_kills(tmp_path, figure):
     same = all(
         np.array_equal(a, b) for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "parts"), strict=True)
     )
-    figure("kill -9 of real training", kills, "all gone on with, weights " + ("equal" if same else "DIFFERENT"))
+    figure(
+        "kill -9 of real training", kills, "all gone on with, weights at the end " + ("equal" if same else "DIFFERENT")
+    )
     assert same
 
 
@@ -70,5 +72,10 @@ def test_from_jax_to_torch_to_tensorflow(tmp_path, figure):
         assert child.returncode == (0 if last is None else -9)
     assert sorted(parts) == sorted(whole) == list(range(1, 61))
     worst = max(abs(parts[step] - whole[step]) for step in whole)
-    figure("JAX, killed, PyTorch, killed, TensorFlow", 60, f"loss within {worst:.1e} of never stopped")
+    figure(
+        "begun on JAX, killed, on PyTorch, killed, ended on TensorFlow: loss of each step",
+        len(parts),
+        f"within {worst:.1e} of a run on PyTorch that never stopped",
+        backend=False,
+    )
     assert worst < 1e-4

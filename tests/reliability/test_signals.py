@@ -101,4 +101,4 @@ def test_saves_and_goes_on(settings, tmp_path, monkeypatch, moment, number, figu
     again = Run(tmp_path / "run", settings)
     again.train(epochs=1)
     assert again.updates == len(again.batches)
-    figure("signals", 1, f"{number.name} {moment.__name__.replace('_', ' ')}: saved and gone on with", backend=False)
+    figure("signals: SIGINT, SIGTERM and SIGHUP, at five moments each", 1, "saved and gone on with", backend=False)
