@@ -169,3 +169,23 @@ def test_without_a_checkpoint_it_begins_as_always(training, tmp_path):
     resume = Resume(tmp_path / "none")
     training.model.fit(training.data(), callbacks=[resume], verbose=0)
     assert resume.state is None
+
+
+def test_in_the_middle_of_an_epoch_other_data_are_refused(training):
+    training.set(training.beginning)
+    with pytest.raises(Interrupted):
+        training.fit("other data", Stop(2))
+    training.checkpoints.save()
+    training.checkpoints.on_train_end()
+    folder = training.folder / "other data"
+    others = [
+        kt.Batches(EN[:-1], DE[:-1], TOKENIZER, batch_tokens=24, num_buckets=2, seed=3),
+        kt.Batches(EN, DE, TOKENIZER, batch_tokens=24, num_buckets=2, seed=4),
+        kt.Batches(EN, DE, TOKENIZER, batch_tokens=32, num_buckets=2, seed=3),
+    ]
+    for data in others:
+        with pytest.raises(ValueError, match="step-2 stands in the middle of an epoch of other data"):
+            training.model.fit(data, callbacks=[Resume(folder)], verbose=0)
+    training.fit("other data")
+    assert training.checkpoints.epoch == EPOCHS  # at whose end others may come
+    training.model.fit(others[0], epochs=EPOCHS + 1, callbacks=[Resume(folder), Checkpoints(folder)], verbose=0)

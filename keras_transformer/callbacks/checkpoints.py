@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_transformer.artifacts import FolderLock, prune_steps, read_state, write_step
-from keras_transformer.callbacks.resume import resumed_state
+from keras_transformer.callbacks.resume import fingerprint, resumed_state
 from keras_transformer.checkpoints import capture, capture_metrics, check_finite, latest_checkpoint
 
 
@@ -70,11 +70,17 @@ class Checkpoints(keras.callbacks.Callback):
         self._writer = None
         self._writing = None
         self._lock = None
+        self._data = self._fingerprint = None
+
+    def set_data(self, data):
+        """Called by kt.Transformer.fit with what it trains on, which a checkpoint in mid-epoch belongs to."""
+        self._data = data
 
     def on_train_begin(self, logs=None):
         self._lock = self._lock or FolderLock(self.folder).__enter__()
         self._steps_per_execution = self.model.steps_per_execution
         self._saved = time.monotonic()
+        self._fingerprint = fingerprint(self._data)
         state = self._state_before()
         self.history = list(state["history"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
@@ -174,6 +180,7 @@ class Checkpoints(keras.callbacks.Callback):
             "backend": keras.backend.backend(),
             "keras": keras.__version__,
             "history": self.history,
+            "data": self._fingerprint,
         }
 
     def _write(self, step, weights, training, state):

@@ -18,6 +18,11 @@ def resumed_state(model):
     return _RESUMED.pop(model, None)
 
 
+def fingerprint(data):
+    """What tells training data with ``fingerprint()``, as kt.Batches, from others; None for other data."""
+    return data.fingerprint() if hasattr(data, "fingerprint") else None
+
+
 class Resume(keras.callbacks.Callback):
     """Lets ``fit`` go on where the newest checkpoint of a run stands, at the very batch; without one it begins as always.
 
@@ -38,8 +43,9 @@ class Resume(keras.callbacks.Callback):
 
     Raises:
         ArtifactError: a ValueError, in ``fit``: the newest checkpoint is not whole (the last good one is named) or belongs to
-        another
-            model. The model is then as it was.
+            another model. The model is then as it was.
+        ValueError: in ``fit``: the checkpoint stands in mid-epoch of other data, as far as ``data`` can tell, or ``fit`` begins
+            another epoch.
 
     Example:
 
@@ -71,6 +77,7 @@ class Resume(keras.callbacks.Callback):
             raise ArtifactError(
                 path, "it does not tell where training stood", "Expected what callbacks.Checkpoints writes."
             )
+        self._check_data(path, state)
         self._restore_metrics = restore(model, weights, training)
         self.state = _RESUMED[model] = state
         model._initial_epoch = state["epoch"]  # as Keras's own BackupAndRestore has it
@@ -85,6 +92,14 @@ class Resume(keras.callbacks.Callback):
                 logs,
                 model.steps_per_execution,
                 active=lambda: model.history is this_fit,
+            )
+
+    def _check_data(self, path, state):
+        """In mid-epoch the batches that are done are told by their number alone."""
+        if state["position"] and state.get("data") and fingerprint(self.data) not in (None, state["data"]):
+            raise ValueError(
+                f"{path} stands in the middle of an epoch of other data: the pairs have changed, or batch_tokens, the seed or "
+                "another argument of Batches. Give what it was trained on, or remove the checkpoint to go on from the one before."
             )
 
     def on_epoch_begin(self, epoch, logs=None):

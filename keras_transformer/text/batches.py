@@ -7,6 +7,7 @@ Batches are laid out from rows of ids in memory or in prepared shards, here or b
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 
 import keras
@@ -363,6 +364,15 @@ class Batches(keras.utils.PyDataset):
         pairs = [bucket.packs.pairs if bucket.packs else np.unique(bucket.repeated.members) for bucket in self._buckets]
         pairs = np.sort(np.concatenate(pairs))
         return self._source_lengths[pairs], self._target_lengths[pairs]
+
+    def fingerprint(self):
+        """Hexadecimal digits that two Batches share if their epochs are dealt out alike: pairs of the same lengths in the same
+        order, the same shapes and seed. Words of the texts may differ."""
+        numbers = [self.seed, self.shuffle, self.full_length, *(size for shape in self.shapes for size in shape)]
+        digest = hashlib.sha256(repr((list(map(int, numbers)), self.sampling)).encode())
+        for lengths in self.lengths():
+            digest.update(np.ascontiguousarray(lengths, "<i4"))
+        return digest.hexdigest()[:32]
 
     def close(self):
         """Ends the workers, if there are any; they also end with this object. They start anew when a batch is asked for."""
