@@ -36,6 +36,12 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
     elif last is not None:
         paths = paths[-last:]
     wanted = best or last or 1
+    if best is not None and not paths:
+        raise ArtifactError(
+            run / "checkpoints",
+            f"none of its checkpoints stands at the end of an epoch whose logs hold {monitor!r}",
+            "Train with --best and that --monitor, or give --last.",
+        )
     if len(paths) < wanted:
         raise ArtifactError(
             run / "checkpoints",

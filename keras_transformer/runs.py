@@ -4,7 +4,7 @@ run.yaml          the settings it was begun with; written last, so that a run wh
 tokenizer.model   the vocabulary
 checkpoints/      all that training is made of, after the last epochs, and where it stood ten minutes ago or was broken off
 lock.json         pid and host of the process that trains, while one does
-translator/       model and tokenizer after the best epoch, by validation BLEU, else loss
+translator/       model and tokenizer after the best epoch, by validation BLEU or what else is monitored
 curves.csv        loss, perplexity, accuracy, learning rate, BLEU, epoch by epoch; curves.png draws them
 tensorboard/      the same for TensorBoard
 """
@@ -32,7 +32,6 @@ from keras_transformer.callbacks import (
     Resume,
     TensorBoard,
     epochs_since_best,
-    read_curves,
 )
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
 from keras_transformer.memory import OutOfMemory, advice, step_memory
@@ -222,10 +221,12 @@ class Run:
             minutes: or None.
             keep: how many of the newest checkpoints remain.
             best: how many of the best checkpoints by ``monitor`` remain beside them.
-            monitor: a name in the logs; None for validation BLEU, or the loss without validation.
+            monitor: the metric by which the best translator and checkpoints are chosen; None for validation BLEU, or the loss
+                without validation.
             patience: epochs without a better ``monitor`` after which training ends; None for no such end.
 
         Raises:
+            ValueError: there is no such ``monitor``.
             Interrupted: SIGINT, SIGTERM or SIGHUP came; a checkpoint is written first, and a translator if there is none.
             FolderInUse: a ValueError: another process trains in the folder.
             NonFiniteError: a ValueError: the numbers have gone bad for many steps in a row; the checkpoints are as they were.
@@ -233,7 +234,7 @@ class Run:
         """
         if epochs is None:
             epochs = 20 if updates is None and minutes is None and patience is None else 10**6
-        monitor = monitor or ("loss" if self.validation is None else "val_bleu")
+        monitor = self._checked_monitor(monitor)
         waited = patience is not None and epochs_since_best(self.history, monitor) >= patience
         if self.epoch >= epochs or (updates is not None and self.updates >= updates) or waited:
             self._save_translator_if_missing()
@@ -250,7 +251,7 @@ class Run:
             LearningCurves(self.folder),
             tensorboard,
             checkpoints,
-            _BestTranslator(self.folder, self.tokenizer),
+            _BestTranslator(self.folder, self.tokenizer, checkpoints),
             *([] if patience is None else [EarlyStopping(checkpoints, monitor, patience)]),
             Limit(minutes, updates),
         ]
@@ -267,6 +268,15 @@ class Run:
                 for callback in (progress, tensorboard):
                     callback.on_train_end()
             self._save_translator_if_missing()
+
+    def _checked_monitor(self, monitor):
+        names = [metric.name for metric in self.model.metrics]
+        if self.validation is not None:
+            names = ["val_bleu", *(f"val_{name}" for name in names), *names]
+        if monitor is not None and monitor not in names:
+            more = " Those of validation need valid_source and valid_target." if self.validation is None else ""
+            raise ValueError(f"monitor must be one of {', '.join(names)}. Received: monitor={monitor!r}.{more}")
+        return monitor or names[0]
 
     def _fit(self, epochs, callbacks):
         try:
@@ -289,24 +299,23 @@ class Run:
 
 
 class _BestTranslator(keras.callbacks.Callback):
-    """Saves the translator whenever the best epoch so far ends; the table of curves remembers earlier ones."""
+    """Saves the translator whenever the best epoch so far ends; the history of Checkpoints, before it, remembers earlier ones."""
 
-    def __init__(self, folder, tokenizer):
+    def __init__(self, folder, tokenizer, checkpoints):
         super().__init__()
         self.folder = folder
         self.tokenizer = tokenizer
+        self.checkpoints = checkpoints
+
+    def on_train_begin(self, logs=None):
+        if (
+            self.checkpoints.history and not self.checkpoints.position
+        ):  # a kill may have come between checkpoint and translator
+            self.on_epoch_end(self.checkpoints.epoch - 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        earlier = [row for row in read_curves(self.folder / "curves.csv") if row["epoch"] <= epoch]
-        if _merit(logs) >= max(map(_merit, earlier), default=float("-inf")):
+        if not epochs_since_best(self.checkpoints.history, self.checkpoints.monitor):
             Translator(self.model, self.tokenizer).save(self.folder / "translator")
-
-
-def _merit(row):
-    """The higher the better: validation BLEU, else validation loss, else the order in time."""
-    if row.get("val_bleu") is not None:
-        return row["val_bleu"]
-    return -row["val_loss"] if row.get("val_loss") is not None else 0.0
 
 
 def _skipped(pairs, batches):

@@ -144,6 +144,10 @@ def test_curves_go_on_and_replace_what_is_done_again(model, batches, tmp_path):
     assert second[:2] == first[:2]
     assert second[2]["step"] == 4 * len(batches)
     assert second[2]["seconds"] >= first[2]["seconds"]
+    for text in ("epoch,loss\n1,nothing\n", "loss\n1.0\n", "epoch,loss\n1,2,3\n"):
+        (tmp_path / "curves.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="curves.csv is no table of curves: .* Put it back, or remove it"):
+            read_curves(tmp_path / "curves.csv")
 
 
 def test_curves_are_drawn_or_their_lack_is_told(model, batches, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,22 @@ def test_best_translator_stays(settings, tmp_path, monkeypatch):
     run = Run(tmp_path / "run", settings)
     run.train(epochs=1)
     best = kt.Translator.load(tmp_path / "run" / "translator").model.get_weights()
+    shutil.rmtree(tmp_path / "run" / "translator")  # as if a kill had come before it was written
     run = Run(tmp_path / "run", settings)
     run.train(epochs=2)
     for one, other in zip(best, kt.Translator.load(tmp_path / "run" / "translator").model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(best, run.model.get_weights(), strict=True))
+
+
+def test_what_is_monitored_must_be_there(settings, tmp_path):
+    with pytest.raises(
+        ValueError, match="monitor must be one of val_bleu, val_loss, .*loss.*Received: monitor='nonsense'."
+    ):
+        Run(tmp_path / "run", settings).train(epochs=1, monitor="nonsense")
+    alone = dataclasses.replace(settings, valid_source=None, valid_target=None)
+    with pytest.raises(ValueError, match="monitor='val_loss'. Those of validation need valid_source and valid_target."):
+        Run(tmp_path / "alone", alone).train(epochs=1, monitor="val_loss")
 
 
 def test_record_of_settings_stays_and_damage_is_told(settings, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import time
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from keras_transformer.artifacts import write_file
 from keras_transformer.plots import learning_curves
 
 
@@ -50,20 +52,33 @@ class LearningCurves(keras.callbacks.Callback):
         row |= {name: float(value) for name, value in (logs or {}).items()}
         self.rows = [other for other in self.rows if other["epoch"] <= epoch] + [row]
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        new = self.folder / ".curves.csv-new"
-        with open(new, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        new.replace(self.folder / "curves.csv")
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_file(self.folder / "curves.csv", table.getvalue().encode("utf-8"))
         if self._draws:
             learning_curves(self.rows, self.folder / "curves.png")
 
 
 def read_curves(path: str | Path) -> list[dict[str, float | None]]:
-    """Rows of a curves.csv as dicts of float, None where nothing was measured; none if there is no such file."""
+    """Rows of a curves.csv as dicts of float, None where nothing was measured; none if there is no such file.
+
+    Raises:
+        ValueError: it is no such table.
+    """
     path = Path(path)
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+        if any(row.get("epoch") is None for row in rows):
+            raise ValueError("there is no column epoch")
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no table of curves: {error}. Put it back, or remove it: a new one is begun."
+        ) from None
+    return rows

@@ -1,5 +1,7 @@
 """An end when nothing gets better any more."""
 
+import math
+
 import keras
 
 from keras_transformer.callbacks.checkpoints import is_less_better
@@ -47,7 +49,10 @@ class EarlyStopping(keras.callbacks.Callback):
 
 
 def epochs_since_best(history, monitor, mode="auto"):
-    """Epochs that a history, as Checkpoints keeps it, has had since the one with the best value of that name."""
+    """Epochs that a history, as Checkpoints keeps it, has had since the one with the best value of that name.
+
+    One without a value, because it was not finite, is an epoch too.
+    """
     sign = -1 if is_less_better(monitor, mode) else 1
-    values = [sign * row[monitor] for row in history if row.get(monitor) is not None]
+    values = [-math.inf if row.get(monitor) is None else sign * row[monitor] for row in history]
     return len(values) - 1 - values.index(max(values)) if values else 0

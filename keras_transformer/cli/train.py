@@ -67,7 +67,8 @@ def _read_config(context, parameter, path):
     "--best", type=click.IntRange(0), default=0, help="Best checkpoints by --monitor that remain beside them."
 )
 @click.option(
-    "--monitor", help="val_bleu, val_loss or another value of curves.csv; val_bleu, or loss without validation."
+    "--monitor",
+    help="What the best is judged by: val_bleu, val_loss or another metric; val_bleu, or loss without validation.",
 )
 @click.option(
     "--patience", type=click.IntRange(1), help="Ends training after so many epochs without a better --monitor."
