@@ -1,4 +1,7 @@
-"""AccumulateGradients: k micro-batches make the update that one batch of all their tokens makes."""
+"""Optimizers around optimizers; above all, k micro-batches make the update that one batch of all their tokens makes.
+
+What SkipNonFinite leaves out is in tests/reliability/test_numbers.py.
+"""
 
 import keras
 import numpy as np
@@ -124,6 +127,33 @@ def test_in_a_foreign_model_micro_batches_count_alike():
 def test_impossible_arguments(optimizer, steps, message):
     with pytest.raises(ValueError, match=message):
         kt.AccumulateGradients(optimizer, steps)
+
+
+@pytest.mark.parametrize("around", [kt.SkipNonFinite, lambda optimizer: kt.AccumulateGradients(optimizer, 2)])
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "that nobody has scaled. Give it "),
+        (
+            keras.optimizers.SGD(loss_scale_factor=8.0),
+            r"that nobody has scaled: loss_scale_factor=8.0. Make it without",
+        ),
+        ("adam", "must be a keras.optimizers.Optimizer. Received: 'adam'"),
+    ],
+)
+def test_an_optimizer_that_scales_the_loss_goes_around_and_not_within(around, optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        around(optimizer)
+
+
+def test_what_is_around_an_optimizer_is_saved_with_it():
+    optimizer = kt.SkipNonFinite(kt.AccumulateGradients(keras.optimizers.Adam(0.5), 3, name="sums"), name="skips")
+    loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert (type(loaded), loaded.name) == (kt.SkipNonFinite, "skips")
+    inner = loaded.inner_optimizer
+    assert (type(inner), inner.name, inner.steps) == (kt.AccumulateGradients, "sums", 3)
+    loaded.learning_rate = 0.25
+    assert float(ops.convert_to_numpy(inner.inner_optimizer.learning_rate)) == 0.25
 
 
 @pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
