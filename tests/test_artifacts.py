@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.artifacts import ArrayFile, FolderInUse, FolderLock, list_steps, write_arrays, write_step
+from keras_transformer.artifacts import (
+    ArrayFile,
+    FolderInUse,
+    FolderLock,
+    list_steps,
+    prune_steps,
+    write_arrays,
+    write_step,
+)
 
 ARRAYS = {
     "kernel": np.arange(6, dtype="float32").reshape(2, 3),
@@ -66,6 +74,14 @@ def test_one_writer_and_a_dead_one_is_taken_over(tmp_path):
         child.communicate()
     with FolderLock(tmp_path), FolderLock(tmp_path):  # this process twice: a cell of a notebook run again
         assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_damaged_checkpoint_does_not_stop_those_after_it(tmp_path):
+    for step in range(1, 5):
+        write_step(tmp_path, step, {}, {}, {"score": -step})
+    (tmp_path / "step-2" / "state.json").write_bytes(b"{")
+    prune_steps(tmp_path, keep=1, best=1, merit=lambda state: state["score"])
+    assert [path.name for path in list_steps(tmp_path)] == ["step-1", "step-2", "step-4"]
 
 
 def test_only_steps_are_checkpoints(tmp_path):

@@ -79,7 +79,7 @@ def remove_step(path):
 
 
 def prune_steps(folder, keep, best=0, merit=None):
-    """Removes checkpoints but for the newest and the best.
+    """Removes checkpoints but for the newest and the best; with ``best``, also but for those whose state cannot be read.
 
     Args:
         folder: where checkpoints lie.
@@ -90,7 +90,15 @@ def prune_steps(folder, keep, best=0, merit=None):
     steps = list_steps(folder)
     kept = set(steps[-keep:])
     if best:
-        merits = [(value, path) for path in steps if (value := merit(read_state(path))) is not None]
+        merits = []
+        for path in steps:
+            try:
+                value = merit(read_state(path))
+            except ArtifactError:  # damaged: no reason to end training, nor to remove what someone may want to look at
+                kept.add(path)
+                continue
+            if value is not None:
+                merits.append((value, path))
         kept |= {path for _, path in sorted(merits, key=lambda pair: pair[0], reverse=True)[:best]}
     for path in steps:
         if path not in kept:
