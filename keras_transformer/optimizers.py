@@ -242,16 +242,16 @@ class SkipNonFinite(_AroundOptimizer):
         own = self._own_variables
         with keras.StatelessScope(state_mapping=list(zip(own, optimizer_variables[: len(own)], strict=True))) as scope:
             finite = self._count(grads)
-        # LossScaleOptimizer hands on its variables themselves, which no branch may give back.
+        # LossScaleOptimizer hands on its variables themselves, which no branch of its own may give back.
         inner = [ops.convert_to_tensor(value) for value in optimizer_variables[len(own) :]]
-        trainable_variables = [ops.convert_to_tensor(value) for value in trainable_variables]
-
-        def update():
-            new_trainable, new_inner = self.inner_optimizer.stateless_apply(inner, grads, trainable_variables)
-            return list(new_trainable), list(new_inner)
-
-        new_trainable, new_inner = ops.cond(finite, update, lambda: (list(trainable_variables), inner))
-        return new_trainable, [scope.get_current_value(variable) for variable in own] + list(new_inner)
+        trainable = [ops.convert_to_tensor(value) for value in trainable_variables]
+        updated = self.inner_optimizer.stateless_apply(inner, grads, trainable)
+        # Chosen number by number, which XLA does on the way: a branch would copy all of them, and on a GPU wait for the host.
+        new_trainable, new_inner = (
+            [ops.where(finite, new, old) for new, old in zip(news, olds, strict=True)]
+            for news, olds in zip(updated, (trainable, inner), strict=True)
+        )
+        return new_trainable, [scope.get_current_value(variable) for variable in own] + new_inner
 
     def _count(self, grads):
         """Counts the batch; returns whether its gradient is finite, a scalar."""

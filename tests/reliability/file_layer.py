@@ -171,7 +171,7 @@ def kills(count, folder):
         artifact.write(2)
         if at is None:
             child = in_child(lambda artifact=artifact: [artifact.write(3) for _ in range(10**6)])
-            time.sleep(generator.uniform(0, 0.01))
+            time.sleep(generator.uniform(0, 0.05))
             os.kill(child, signal.SIGKILL)
         else:
 
