@@ -23,9 +23,22 @@ def start(folder, *arguments, backend=None):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def losses(child):
+def means(child):
+    """{step: (tokens of the epoch so far, their mean loss)}."""
     output = child.communicate()[0]
-    return {int(step): float(loss) for step, loss in (line.split() for line in output.splitlines())}
+    lines = (line.split() for line in output.splitlines())
+    return {int(step): (int(tokens), float(loss)) for step, tokens, loss in lines}
+
+
+def losses(means):
+    """{step: the loss of its batch alone}."""
+    found, before = {}, (0, 0.0)
+    for step, (tokens, mean) in sorted(means.items()):
+        if tokens <= before[0]:  # a new epoch
+            before = (0, 0.0)
+        found[step] = (tokens * mean - before[0] * before[1]) / (tokens - before[0])
+        before = tokens, mean
+    return found
 
 
 def weights(folder):
@@ -35,18 +48,18 @@ def weights(folder):
 
 def test_ten_kills(tmp_path, figure):
     """Five at chosen steps, five at any moment of training and saving."""
-    assert (child := start(tmp_path / "whole")).wait() == 0 and losses(child)
+    assert (child := start(tmp_path / "whole")).wait() == 0 and means(child)
     generator, kills = random.Random(3), 0
     for at in (1, 8, 17, 30, 45):
         child = start(tmp_path / "parts", at)
-        losses(child)
+        means(child)
         kills += child.returncode == -9
     while kills < 10:
         child = start(tmp_path / "parts", 59)
         child.stdout.readline()  # training has begun
         time.sleep(generator.uniform(0, 0.05))
         child.kill()
-        losses(child)
+        means(child)
         kills += child.returncode == -9
     assert start(tmp_path / "parts").wait() == 0
     same = all(
@@ -64,12 +77,13 @@ def test_ten_kills(tmp_path, figure):
     reason="needs all three backends, and runs once",
 )
 def test_from_jax_to_torch_to_tensorflow(tmp_path, figure):
-    whole = losses(start(tmp_path / "whole"))
+    whole = losses(means(start(tmp_path / "whole")))
     parts = {}
     for backend, last in (("jax", 20), ("torch", 41), ("tensorflow", None)):
         child = start(tmp_path / "parts", *([] if last is None else [last]), backend=backend)
-        parts |= losses(child)
+        parts |= means(child)
         assert child.returncode == (0 if last is None else -9)
+    parts = losses(parts)
     assert sorted(parts) == sorted(whole) == list(range(1, 61))
     worst = max(abs(parts[step] - whole[step]) for step in whole)
     figure(
