@@ -30,7 +30,7 @@ LINE = strategies.one_of(
 )
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(2000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("examples", [60, pytest.param(2000, marks=pytest.mark.deep)])
 def test_pairs_of_lines_stay_together(tmp_path, figure, examples):
     """Any bytes but a line feed between a mark at the beginning and its number at the end of each line."""
     pairs, kept = 0, 0
@@ -83,7 +83,7 @@ def drawn_ids(draw):
     return np.array(ids, "int64").reshape(shape).astype(dtype)
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(1000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.deep)])
 def test_batches_of_ids_are_refused_by_the_rule(figure, examples):
     taken = refused = 0
 
