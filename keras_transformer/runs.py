@@ -40,6 +40,7 @@ from keras_transformer.optimizers import AccumulateGradients, SkipNonFinite
 from keras_transformer.presets import get_preset
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
+from keras_transformer.text.foreign import load_tokenizer
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.transformer import Transformer
 from keras_transformer.translator import TOKENIZER_FILE, Translator
@@ -55,20 +56,20 @@ class Settings:
     """What a run trains on and how; none of it can change when the run goes on.
 
     Attributes:
-        source: path of the training text.
-        target: path of its translations.
+        source: path of the training text; with target=None of a file of both sides, or the folder of prepared text.
+        target: path of its translations, or None.
         valid_source: path of validation text, or None.
         valid_target: path of its translations, or None.
         preset: name of the preset that gives sizes and recipe.
         batch_tokens: most padded positions of a batch; None for the preset's.
-        vocabulary_size: pieces; None for the preset's.
+        vocabulary_size: pieces; None for the preset's, or those of prepared text.
         seed: of weights and order.
         accumulate: batches whose gradients make one update; see AccumulateGradients.
         remat: whether training computes activations twice to save memory; see Transformer.
     """
 
     source: str
-    target: str
+    target: str | None = None
     valid_source: str | None = None
     valid_target: str | None = None
     preset: str = "tiny"
@@ -85,6 +86,16 @@ class Settings:
                 "Validation needs both sides. "
                 f"Received: valid_source={self.valid_source!r}, valid_target={self.valid_target!r}."
             )
+        if self.is_prepared and self.target is not None:
+            raise ValueError(
+                f"{self.source} is a folder, as prepared text is, and that holds both sides. Received also "
+                f"target={self.target!r}. Give no target, or a file as source."
+            )
+
+    @property
+    def is_prepared(self):
+        """Whether the source is a folder of prepared text."""
+        return os.path.isdir(self.source)
 
     def filled(self):
         """All of it as a dict, the preset's values in place of None."""
@@ -120,6 +131,7 @@ class Run:
         folder: path of the run.
         settings: Settings.
         file: where progress is printed; None for standard error.
+        num_workers: processes that lay batches out ahead of time; see Batches. They change no batch.
 
     Raises:
         ValueError: the folder holds a run with other settings, or the texts are not fit to train on.
@@ -131,34 +143,40 @@ class Run:
         translator = kt.Translator.load("runs/en-de/translator")
     """
 
-    def __init__(self, folder, settings, file=None):
+    def __init__(self, folder, settings, file=None, num_workers=0):
         self.folder = Path(folder)
         self.settings = settings
         self.file = file
         filled = settings.filled()
         begun = self._is_begun()
         # All text is read before anything is written: a wrong file leaves no folder.
-        pairs = read_pairs(settings.source, settings.target)
+        text = settings.source if settings.is_prepared else read_pairs(settings.source, settings.target)
         validation = None
         if settings.valid_source is not None:
             validation = read_pairs(settings.valid_source, settings.valid_target)
-        if begun:
-            self.tokenizer = Tokenizer.load(self.folder / TOKENIZER_FILE)
-        else:
-            self.tokenizer = Tokenizer.train([*pairs.source, *pairs.target], vocabulary_size=filled["vocabulary_size"])
+        tokenizer = load_tokenizer(self.folder / TOKENIZER_FILE) if begun else None
+        if tokenizer is None and not settings.is_prepared:
+            tokenizer = Tokenizer.train([*text.source, *text.target], vocabulary_size=filled["vocabulary_size"])
         batching = {"batch_tokens": filled["batch_tokens"]}
-        self.batches = Batches(pairs.source, pairs.target, self.tokenizer, seed=settings.seed, **batching)
-        self.skipped = _skipped(pairs, self.batches)
+        self.batches = Batches(
+            text,
+            tokenizer=None if settings.is_prepared else tokenizer,
+            seed=settings.seed,
+            num_workers=num_workers,
+            **batching,
+        )
+        self.tokenizer = self.batches.tokenizer
+        if settings.is_prepared:
+            self._check_prepared(tokenizer)
         self.validation = None
         self.validation_skipped = {}
         if validation is not None:
-            self.validation = Batches(
-                validation.source, validation.target, self.tokenizer, shuffle=False, num_buckets=4, **batching
-            )
-            self.validation_skipped = _skipped(validation, self.validation)
+            self.validation = Batches(validation, tokenizer=self.tokenizer, shuffle=False, num_buckets=4, **batching)
+            self.validation_skipped = self.validation.skipped
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
+        special = {name: getattr(self.tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
         self.model = Transformer.from_preset(
-            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat
+            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat, **special
         )
         self.model.compile()
         optimizer = self.model.optimizer
@@ -205,6 +223,25 @@ class Run:
             raise ValueError(
                 f"{self.folder} holds a run with {held}. Received: {received}. Give the same, or another output folder."
             )
+
+    def _check_prepared(self, begun_with):
+        """Whether the tokenizer of prepared text is the one that is asked for, and the one the run was begun with."""
+        size, source = self.settings.vocabulary_size, self.settings.source
+        if size is not None and size != self.tokenizer.vocabulary_size:
+            raise ValueError(
+                f"{source} was prepared with a vocabulary of {self.tokenizer.vocabulary_size} pieces. Received: "
+                f"vocabulary_size={size}. Leave it out, or prepare the text with it."
+            )
+        if begun_with is not None and begun_with != self.tokenizer:
+            raise ValueError(
+                f"{source} was prepared with another tokenizer than {self.folder} was begun with. Prepare the text with "
+                f"--tokenizer {self.folder / TOKENIZER_FILE}, or give another output folder."
+            )
+
+    @property
+    def skipped(self):
+        """{reason: pairs of the training text left out}."""
+        return self.batches.skipped
 
     @property
     def updates(self):
@@ -266,6 +303,7 @@ class Run:
             finally:
                 for callback in (progress, tensorboard):
                     callback.on_train_end()
+                self.batches.close()
             self._save_translator_if_missing()
 
     def _fit(self, epochs, callbacks):
@@ -307,11 +345,6 @@ def _merit(row):
     if row.get("val_bleu") is not None:
         return row["val_bleu"]
     return -row["val_loss"] if row.get("val_loss") is not None else 0.0
-
-
-def _skipped(pairs, batches):
-    """{reason: pairs left out}, of the reading (blank sides) and of the batches together."""
-    return batches.skipped | {"empty": pairs.counts.empty + batches.skipped["empty"]}
 
 
 def _is_same(name, before, now):

@@ -42,8 +42,8 @@ class Batches(keras.utils.PyDataset):
     object, or say set_epoch afterwards.
 
     Args:
-        source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Mixture of
-            several corpora, or the folder of prepared text.
+        source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Corpus, a
+            Mixture of several corpora, or the folder of prepared text.
         target: the same for the translations, line by line.
         tokenizer: a Tokenizer, or one of keras-nlp or Hugging Face's tokenizers (see as_tokenizer); None for prepared text, which
             has its own.

@@ -18,7 +18,7 @@ NORMALIZATIONS = ("NFC", "NFKC", None)
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Pairs of sentences; ``source[i]`` translates to ``target[i]``.
+    """Pairs of sentences in memory; ``source[i]`` translates to ``target[i]``. Gone through, it gives what a PairStream gives.
 
     Args:
         source: list of str.
@@ -38,6 +38,13 @@ class Corpus:
 
     def __len__(self):
         return len(self.source)
+
+    def __iter__(self):
+        return zip(self.lines, self.source, self.target, strict=True)
+
+    def place(self, line, side="source"):
+        """ "file:line" of a pair."""
+        return f"{self.target_name if side == 'target' else self.source_name}:{line}"
 
 
 def read_lines(path):

@@ -77,10 +77,8 @@ def encode_corpus(source, target, tokenizer, keep_texts):
 
 
 def _stream(source, target=None):
-    if isinstance(source, PairStream):
+    if isinstance(source, PairStream | Corpus):
         return source
-    if isinstance(source, Corpus):
-        return PairStream(source.source, source.target)
     if target is None and isinstance(source, tuple) and len(source) == 2:
         return PairStream(*source)
     return PairStream(source, target)
