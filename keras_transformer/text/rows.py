@@ -58,34 +58,36 @@ class Rows:
         return self._ids, self._begins[numbers], self.lengths[numbers]
 
 
-def lay_out(rows, pairs, length, pad_id, skip_first=0, skip_last=0):
-    """Rows side by side, as one array.
+def lay_out(rows, pairs, length, pad_id, shifts=1):
+    """Rows side by side, as one array; or as several, of which each leaves out one more of a row's first ids.
 
     Args:
         rows: a Rows, or whatever has its ``take``.
         pairs: (B, P) numbers of rows that share a line of the batch; -1 for none.
         length: positions of a line.
         pad_id: what fills it up.
-        skip_first: ids left out at the front of each row.
-        skip_last: and behind.
+        shifts: number of arrays. A row of n ids takes n - shifts + 1 positions in each.
 
     Returns:
-        ids (B, length) int32; segments (B, length) int32, which count the rows of a line from 1 and are 0 at padding.
+        list of ids (B, length) int32, one for each shift; segments (B, length) int32, which count the rows of a line from 1 and
+        are 0 at padding.
     """
-    ids = np.full((len(pairs), length), pad_id, "int32")
+    ids = [np.full((len(pairs), length), pad_id, "int32") for _ in range(shifts)]
     segments = np.zeros((len(pairs), length), "int32")
     lines, places = np.nonzero(pairs >= 0)
     if not lines.size:
         return ids, segments
     stored, begins, lengths = rows.take(pairs[lines, places])
-    lengths = lengths.astype("int64") - skip_first - skip_last
+    lengths = lengths.astype("int64") - (shifts - 1)
     ends = np.cumsum(lengths)
     before = ends - lengths  # ids laid out before each row
     first = np.flatnonzero(np.append(True, lines[1:] != lines[:-1]))  # the first row of each line
     offsets = before - np.repeat(before[first], np.diff(np.append(first, len(lines))))  # of a row in its line
-    counts = np.arange(ends[-1]) - np.repeat(before, lengths)  # of an id in its row
-    to = np.repeat(lines * length + offsets, lengths) + counts
-    ids.ravel()[to] = stored[np.repeat(begins + skip_first, lengths) + counts]
+    counts = np.arange(ends[-1])
+    to = np.repeat(lines * length + offsets - before, lengths) + counts
+    at = np.repeat(begins - before, lengths) + counts
+    for shift, array in enumerate(ids):
+        array.ravel()[to] = stored[at + shift]
     segments.ravel()[to] = np.repeat(places + 1, lengths)
     return ids, segments
 
@@ -110,9 +112,8 @@ class Layout:
         return self.batch(self.source, self.target, pairs, source_length, target_length)
 
     def batch(self, source_rows, target_rows, pairs, source_length, target_length):
-        source, source_segments = lay_out(source_rows, pairs, source_length, self.pad_id)
-        target, target_segments = lay_out(target_rows, pairs, target_length, self.pad_id, skip_last=1)
-        labels, _ = lay_out(target_rows, pairs, target_length, self.pad_id, skip_first=1)
+        (source,), source_segments = lay_out(source_rows, pairs, source_length, self.pad_id)
+        (target, labels), target_segments = lay_out(target_rows, pairs, target_length, self.pad_id, shifts=2)
         inputs = {"source": source, "target": target}
         if self.packed:
             inputs |= {"source_segments": source_segments, "target_segments": target_segments}
