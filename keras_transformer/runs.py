@@ -40,8 +40,9 @@ from keras_transformer.optimizers import AccumulateGradients, SkipNonFinite
 from keras_transformer.presets import get_preset
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
-from keras_transformer.text.foreign import load_tokenizer
+from keras_transformer.text.pair import TokenizerPair
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.tokenizer_files import load_tokenizer
 from keras_transformer.transformer import Transformer
 from keras_transformer.translator import TOKENIZER_FILE, Translator
 
@@ -66,6 +67,8 @@ class Settings:
         seed: of weights and order.
         accumulate: batches whose gradients make one update; see AccumulateGradients.
         remat: whether training computes activations twice to save memory; see Transformer.
+        separate_vocabularies: whether source and target get a vocabulary each, of vocabulary_size pieces; prepared text has what it
+            was prepared with.
     """
 
     source: str
@@ -78,6 +81,7 @@ class Settings:
     seed: int = 1
     accumulate: int = 1
     remat: bool = False
+    separate_vocabularies: bool = False
 
     def __post_init__(self):
         get_preset(self.preset)
@@ -156,7 +160,7 @@ class Run:
             validation = read_pairs(settings.valid_source, settings.valid_target)
         tokenizer = load_tokenizer(self.folder / TOKENIZER_FILE) if begun else None
         if tokenizer is None and not settings.is_prepared:
-            tokenizer = Tokenizer.train([*text.source, *text.target], vocabulary_size=filled["vocabulary_size"])
+            tokenizer = _trained_tokenizer(text, filled["vocabulary_size"], settings.separate_vocabularies)
         batching = {"batch_tokens": filled["batch_tokens"]}
         self.batches = Batches(
             text,
@@ -174,9 +178,11 @@ class Run:
             self.validation = Batches(validation, tokenizer=self.tokenizer, shuffle=False, num_buckets=4, **batching)
             self.validation_skipped = self.validation.skipped
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
-        special = {name: getattr(self.tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
+        sizes = {name: getattr(self.tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
+        if isinstance(self.tokenizer, TokenizerPair):
+            sizes |= {"source_vocabulary_size": self.tokenizer.source.vocabulary_size, "tie_embeddings": "decoder"}
         self.model = Transformer.from_preset(
-            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat, **special
+            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat, **sizes
         )
         self.model.compile()
         optimizer = self.model.optimizer
@@ -231,6 +237,11 @@ class Run:
             raise ValueError(
                 f"{source} was prepared with a vocabulary of {self.tokenizer.vocabulary_size} pieces. Received: "
                 f"vocabulary_size={size}. Leave it out, or prepare the text with it."
+            )
+        if self.settings.separate_vocabularies and not isinstance(self.tokenizer, TokenizerPair):
+            raise ValueError(
+                f"{source} was prepared with one vocabulary for both sides. Received: separate_vocabularies=True. Leave it out, "
+                "or prepare the text with it."
             )
         if begun_with is not None and begun_with != self.tokenizer:
             raise ValueError(
@@ -345,6 +356,12 @@ def _merit(row):
     if row.get("val_bleu") is not None:
         return row["val_bleu"]
     return -row["val_loss"] if row.get("val_loss") is not None else 0.0
+
+
+def _trained_tokenizer(text, vocabulary_size, separate):
+    if separate:
+        return TokenizerPair(*(Tokenizer.train(side, vocabulary_size) for side in (text.source, text.target)))
+    return Tokenizer.train([*text.source, *text.target], vocabulary_size=vocabulary_size)
 
 
 def _is_same(name, before, now):

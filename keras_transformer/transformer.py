@@ -47,7 +47,7 @@ class Transformer(keras.Model):
     ``call`` gives.
 
     Args:
-        vocabulary_size: V, pieces in the vocabulary shared by source and target.
+        vocabulary_size: V, pieces in the vocabulary of the target, which the source shares unless it has its own.
         d_model: D, width of the residual stream; even, and divisible by num_heads.
         d_ff: width inside the feed-forward networks; None for 4 d_model.
         num_heads: H; the head width is d_model / num_heads.
@@ -69,6 +69,8 @@ class Transformer(keras.Model):
             Python's generator, which keras.utils.set_random_seed seeds.
         remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
             more time, the same numbers.
+        source_vocabulary_size: pieces in a vocabulary of the source's own; None where both sides share one. It needs a table of
+            its own: tie_embeddings="decoder" or None.
 
     Call arguments:
         inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos. Where several pairs share a line, also
@@ -115,6 +117,7 @@ class Transformer(keras.Model):
         preset: str | None = None,
         seed: int | None = None,
         remat: bool = False,
+        source_vocabulary_size: int | None = None,
         **kwargs,
     ):
         keep_freed_memory()
@@ -143,6 +146,7 @@ class Transformer(keras.Model):
         self.preset = preset
         self.seed = seed
         self.remat = remat
+        self.source_vocabulary_size = source_vocabulary_size
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self._scoring = _Scoring()
@@ -150,7 +154,15 @@ class Transformer(keras.Model):
         self.build({"source": (None, None), "target": (None, None)})
 
     def _check_numbers(self):
-        for name in ("vocabulary_size", "d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"):
+        names = ["vocabulary_size", "d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"]
+        if self.source_vocabulary_size is not None:
+            names.append("source_vocabulary_size")
+            if self.tie_embeddings == "all":
+                raise ValueError(
+                    'tie_embeddings="all" is one table for source and target. Received also '
+                    f'source_vocabulary_size={self.source_vocabulary_size!r}. Give tie_embeddings="decoder" or None.'
+                )
+        for name in names:
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
@@ -165,12 +177,17 @@ class Transformer(keras.Model):
             raise ValueError(f"epsilon must be a positive number. Received: epsilon={self.epsilon!r}.")
         ids = {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
         whole = all(isinstance(value, numbers.Integral) for value in ids.values())
-        if not whole or len(set(ids.values())) < 3 or not all(0 <= x < self.vocabulary_size for x in ids.values()):
+        size = min(self.vocabulary_size, self.num_source_pieces)
+        if not whole or len(set(ids.values())) < 3 or not all(0 <= x < size for x in ids.values()):
             shown = ", ".join(f"{name}={value!r}" for name, value in ids.items())
             raise ValueError(
-                f"pad_id, bos_id and eos_id must be three different ids below vocabulary_size={self.vocabulary_size}. "
-                f"Received: {shown}."
+                f"pad_id, bos_id and eos_id must be three different ids below vocabulary_size={size}. Received: {shown}."
             )
+
+    @property
+    def num_source_pieces(self) -> int:
+        """Pieces in the vocabulary of the source, whether its own or the shared one."""
+        return self.vocabulary_size if self.source_vocabulary_size is None else self.source_vocabulary_size
 
     def _make_layers(self, seeds):
         shared = {
@@ -190,7 +207,8 @@ class Transformer(keras.Model):
         self.target_embedding = TokenEmbedding(**table, seed=seeds.next(), name="target_embedding")
         self.source_embedding = self.target_embedding
         if self.tie_embeddings != "all":
-            self.source_embedding = TokenEmbedding(**table, seed=seeds.next(), name="source_embedding")
+            source = table | {"vocabulary_size": self.num_source_pieces}
+            self.source_embedding = TokenEmbedding(**source, seed=seeds.next(), name="source_embedding")
         self.output_projection = None
         if self.tie_embeddings is None:
             self.output_projection = OutputProjection(**table, seed=seeds.next(), name="output_projection")
@@ -324,7 +342,7 @@ class Transformer(keras.Model):
             Transformer, not compiled: an optimizer's state would be of the old shapes.
 
         Raises:
-            ValueError: rows are of another length or name no old id.
+            ValueError: rows are of another length or name no old id; the source has a vocabulary of its own.
 
         Example:
 
@@ -337,6 +355,11 @@ class Transformer(keras.Model):
         >>> bool(np.allclose(old, new[..., :20], atol=1e-6))
         True
         """
+        if self.source_vocabulary_size is not None:
+            raise ValueError(
+                "resize_vocabulary changes the one vocabulary that source and target share. Received: a model with "
+                f"source_vocabulary_size={self.source_vocabulary_size}."
+            )
         if rows is None:
             rows = [number if number < self.vocabulary_size else -1 for number in range(vocabulary_size)]
         rows = np.asarray(rows)
@@ -474,7 +497,7 @@ class Transformer(keras.Model):
         for callback in _iterable(callbacks):
             if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
                 callback.set_data(x)
-        check = IdCheck(self.vocabulary_size, needs_labels=True)
+        check = IdCheck(self.vocabulary_size, needs_labels=True, source_vocabulary_size=self.source_vocabulary_size)
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
         kwargs |= {"steps_per_epoch": steps_per_epoch, "validation_split": validation_split, "shuffle": shuffle}
@@ -497,31 +520,35 @@ class Transformer(keras.Model):
         self, x=None, y=None, batch_size: int | None = None, verbose: int | str = "auto", sample_weight=None, **kwargs
     ):
         """keras.Model.evaluate, with ids checked on the host first; see fit. A kt.Batches stays in its epoch."""
-        check = IdCheck(self.vocabulary_size, needs_labels=True)
+        check = IdCheck(self.vocabulary_size, needs_labels=True, source_vocabulary_size=self.source_vocabulary_size)
         with check.one_error(), _same_epoch(x):
             x = check.wrap(x, y, sample_weight)
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """keras.Model.predict, logits (N, T, V), with ids checked on the host first; see fit and evaluate."""
-        check = IdCheck(self.vocabulary_size)
+        check = IdCheck(self.vocabulary_size, source_vocabulary_size=self.source_vocabulary_size)
         with check.one_error(), _same_epoch(x):
             return super().predict(check.wrap(x), *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict: bool = False):
         """keras.Model.train_on_batch, with ids checked on the host first; see fit."""
         _refuse_class_weight(class_weight)
-        IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
+        IdCheck(self.vocabulary_size, needs_labels=True, source_vocabulary_size=self.source_vocabulary_size).batch(
+            x, y, sample_weight
+        )
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict: bool = False):
         """keras.Model.test_on_batch, with ids checked on the host first; see fit."""
-        IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
+        IdCheck(self.vocabulary_size, needs_labels=True, source_vocabulary_size=self.source_vocabulary_size).batch(
+            x, y, sample_weight
+        )
         return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x):
         """keras.Model.predict_on_batch, with ids checked on the host first; see fit."""
-        IdCheck(self.vocabulary_size).batch(x)
+        IdCheck(self.vocabulary_size, source_vocabulary_size=self.source_vocabulary_size).batch(x)
         return super().predict_on_batch(x)
 
     def make_train_function(self, force: bool = False) -> None:
@@ -657,6 +684,7 @@ class Transformer(keras.Model):
                 "preset": self.preset,
                 "seed": self.seed,
                 "remat": self.remat,
+                "source_vocabulary_size": self.source_vocabulary_size,
             }
         )
 

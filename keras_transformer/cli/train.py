@@ -66,6 +66,7 @@ def _read_config(context, parameter, path):
 @click.option(
     "--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's, or those of prepared text, if not given."
 )
+@click.option("--separate-vocabularies", is_flag=True, help="A vocabulary for each side, of so many pieces each.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
 @click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that lay batches out ahead of time.")
@@ -103,6 +104,8 @@ def train(backend, config, output, epochs, steps, minutes, workers, keep, best, 
 def _describe(run):
     import keras
 
+    from keras_transformer.text.pair import vocabulary_sizes
+
     batches = run.batches
     skipped = _left_out(run.skipped) or "none"
     validation = (
@@ -111,7 +114,7 @@ def _describe(run):
     begun = f", going on after update {run.updates} in epoch {run.epoch + 1}" if run.updates else ""
     return (
         f"{run.settings.preset} on {keras.backend.backend()}: {run.model.count_params():,} parameters, "
-        f"{run.tokenizer.vocabulary_size:,} pieces\n"
+        f"{vocabulary_sizes(run.tokenizer)} pieces\n"
         f"{batches.num_pairs:,} pairs ({skipped} left out), {batches.num_tokens:,} target tokens an epoch in "
         f"{len(batches)} batches of {len(batches.shapes)} shapes, {batches.padding_share:.0%} padding{begun}{validation}"
     )

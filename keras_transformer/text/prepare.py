@@ -13,6 +13,7 @@ from pathlib import Path
 
 from keras_transformer.text.corpus import none_left
 from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.store import MANIFEST, TOKENIZER, describe_shard, shard_name, write_shard
 from keras_transformer.text.workers import Workers
 
@@ -35,7 +36,7 @@ class ShardWriter:
     def __call__(self, request):
         """(number of the shard, pairs (line, source, target)) -> what the manifest says of it."""
         number, pairs = request
-        source = self.tokenizer.encode([pair[1] for pair in pairs], add_eos=True)
+        source = source_tokenizer(self.tokenizer).encode([pair[1] for pair in pairs], add_eos=True)
         target = self.tokenizer.encode([pair[2] for pair in pairs], add_bos=True, add_eos=True)
         columns = {"source": [], "target": [], "source_text": [], "target_text": [], "line": []}
         dropped = {"empty": 0, "max_length": 0}
@@ -50,7 +51,8 @@ class ShardWriter:
                     column.append(value)
         counts = {"lines": len(pairs), "kept": len(columns["line"]), "dropped": {k: n for k, n in dropped.items() if n}}
         file = shard_name(number)
-        columns["vocabulary_size"] = self.tokenizer.vocabulary_size
+        sides = source_tokenizer(self.tokenizer), self.tokenizer
+        columns["vocabulary_size"] = max(side.vocabulary_size for side in sides)
         return {"file": file} | write_shard(Path(self.folder, file), columns, counts)
 
 

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 
 from keras_transformer.text.ids import check_ids
+from keras_transformer.text.pair import source_tokenizer
 
 
 class RowsBuilder:
@@ -128,7 +129,7 @@ class SampledLayout(Layout):
 
     Args:
         source_texts, target_texts: what has ``text(pair)`` and ``line(pair)``.
-        tokenizer: a Tokenizer that can ``sample``.
+        tokenizer: a Tokenizer that can ``sample``, or a TokenizerPair of such.
         seed: of the samples.
         alpha: see Tokenizer.sample.
     """
@@ -136,7 +137,7 @@ class SampledLayout(Layout):
     def __init__(self, layout, source_texts, target_texts, tokenizer, seed, alpha):
         super().__init__(layout.source, layout.target, layout.pad_id, layout.packed)
         self.source_texts, self.target_texts = source_texts, target_texts
-        self.tokenizer = tokenizer
+        self.tokenizers = source_tokenizer(tokenizer), tokenizer
         self.seed, self.alpha = seed, alpha
 
     def __call__(self, request):
@@ -157,8 +158,9 @@ class SampledLayout(Layout):
     def _row(self, texts, number, room, side, epoch):
         special = 2 if side else 1
         key = (self.seed, epoch, 2 * texts.line(number) + side)
-        ids = self.tokenizer.sample(texts.text(number), key, alpha=self.alpha, most=room - special)
-        return [*([self.tokenizer.bos_id] if side else []), *ids, self.tokenizer.eos_id]
+        tokenizer = self.tokenizers[side]
+        ids = tokenizer.sample(texts.text(number), key, alpha=self.alpha, most=room - special)
+        return [*([tokenizer.bos_id] if side else []), *ids, tokenizer.eos_id]
 
 
 class Texts:
