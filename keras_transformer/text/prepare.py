@@ -36,20 +36,17 @@ class ShardWriter:
     def __call__(self, request):
         """(number of the shard, pairs (line, source, target)) -> what the manifest says of it."""
         number, pairs = request
-        source = source_tokenizer(self.tokenizer).encode([pair[1] for pair in pairs], add_eos=True)
-        target = self.tokenizer.encode([pair[2] for pair in pairs], add_bos=True, add_eos=True)
-        columns = {"source": [], "target": [], "source_text": [], "target_text": [], "line": []}
-        dropped = {"empty": 0, "max_length": 0}
-        for (line, *texts), source_ids, target_ids in zip(pairs, source, target, strict=True):
-            if len(source_ids) < 2 or len(target_ids) < 3:  # text of which no piece is left
-                dropped["empty"] += 1
-            elif max(len(source_ids), len(target_ids) - 1) > self.max_length:
-                dropped["max_length"] += 1
-            else:
-                row = (source_ids, target_ids, *texts, line)
-                for column, value in zip(columns.values(), row, strict=True):
-                    column.append(value)
-        counts = {"lines": len(pairs), "kept": len(columns["line"]), "dropped": {k: n for k, n in dropped.items() if n}}
+        lines, *texts = ([pair[column] for pair in pairs] for column in range(3))
+        source = source_tokenizer(self.tokenizer).encode(texts[0], add_eos=True)
+        target = self.tokenizer.encode(texts[1], add_bos=True, add_eos=True)
+        sizes = [(len(source_ids), len(target_ids)) for source_ids, target_ids in zip(source, target, strict=True)]
+        with_text = [place for place, (s, t) in enumerate(sizes) if s > 1 and t > 2]  # else no piece is left of a side
+        kept = [place for place in with_text if max(sizes[place][0], sizes[place][1] - 1) <= self.max_length]
+        dropped = {"empty": len(pairs) - len(with_text), "max_length": len(with_text) - len(kept)}
+        columns = {"source": source, "target": target, "source_text": texts[0], "target_text": texts[1], "line": lines}
+        if len(kept) < len(pairs):
+            columns = {name: [column[place] for place in kept] for name, column in columns.items()}
+        counts = {"lines": len(pairs), "kept": len(kept), "dropped": {k: n for k, n in dropped.items() if n}}
         file = shard_name(number)
         sides = source_tokenizer(self.tokenizer), self.tokenizer
         columns["vocabulary_size"] = max(side.vocabulary_size for side in sides)
