@@ -9,6 +9,8 @@ import pytest
 
 import keras_transformer as kt
 from keras_transformer.runs import Run, Settings
+from keras_transformer.testing.adapter import adapt
+from keras_transformer.testing.reading import attends_to_source_padding
 from keras_transformer.text import PairStream, TokenizerPair, load_tokenizer, prepare, source_tokenizer
 from keras_transformer.text.inspection import inspect_corpus
 from keras_transformer.text.pair import vocabulary_sizes
@@ -125,6 +127,18 @@ def test_a_model_of_two_vocabularies_trains_and_translates_and_comes_back(tmp_pa
     loaded = kt.Translator.load(tmp_path / "translator")
     assert loaded.tokenizer == PAIR and loaded.model.source_vocabulary_size == SOURCE_SIZE
     assert loaded.translate(SOURCE[:2], beam_size=1, max_length=4) == translations
+
+
+@once
+def test_padding_is_looked_for_in_the_sources_own_table():
+    class Careless(kt.Transformer):
+        def encode(self, source, source_mask, positions=None, training=None):
+            return super().encode(source, source_mask | True, positions, training)
+
+    sizes = {"source_vocabulary_size": SOURCE_SIZE, "tie_embeddings": None, "seed": 1}
+    sizes |= {"d_model": 8, "num_heads": 2, "num_layers": 1}
+    assert "the source's padding is attended to" in str(attends_to_source_padding(adapt(Careless(SIZE, **sizes))))
+    assert "finding" not in str(attends_to_source_padding(adapt(kt.Transformer(SIZE, **sizes))))
 
 
 @once
