@@ -129,6 +129,11 @@ class Batches(keras.utils.PyDataset):
         self._make_buckets(corpus)
         if sampling is not None:
             for tokenizer in (source_tokenizer(self.tokenizer), self.tokenizer):
+                if not hasattr(tokenizer, "sample"):
+                    raise ValueError(
+                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(tokenizer).__name__}. Train one, or "
+                        "leave sampling out."
+                    )
                 tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
             self._layout = SampledLayout(
                 self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling

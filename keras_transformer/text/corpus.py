@@ -129,6 +129,10 @@ class PairStream:
                 )
             files = shards(self.source)
             return [(name_of(file),) * 2 + (lambda file=file: rows_of(file, self.columns, skip),) for file in files]
+        if self.target is None and _is_path(self.source) and os.path.isdir(self.source):
+            raise ValueError(
+                f"{self.source} is a folder. Text is read from files; a folder of prepared text is read by kt.Batches and train."
+            )
         if self.target is None:
             raise ValueError(
                 f"There is no target for the source {self.source!r:.80}. Give one, or a .tsv, .jsonl or .parquet file of both."
