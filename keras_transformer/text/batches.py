@@ -131,8 +131,8 @@ class Batches(keras.utils.PyDataset):
             for tokenizer in (source_tokenizer(self.tokenizer), self.tokenizer):
                 if not hasattr(tokenizer, "sample"):
                     raise ValueError(
-                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(tokenizer).__name__}. Train one, or "
-                        "leave sampling out."
+                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(tokenizer).__name__}. Train "
+                        "one, or leave sampling out."
                     )
                 tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
             self._layout = SampledLayout(
