@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.text.rows import Rows
 from keras_transformer.text.store import MANIFEST, TOKENIZER, Store, describe_shard, shard_name, write_shard
 
 pytest.importorskip("pyarrow")
@@ -21,15 +22,14 @@ def write(folder, sizes, vocabulary_size=300):
     for number, size in enumerate(sizes):
         part = range(first, first + size)
         columns = {
-            "source": [ROWS[n] for n in part],
-            "target": [[2, *ROWS[n], 3] for n in part],
+            "source": Rows.of([ROWS[n] for n in part]),
+            "target": Rows.of([[2, *ROWS[n], 3] for n in part]),
             "source_text": [f"source {n} ä" for n in part],
             "target_text": [f"target {n}" for n in part],
             "line": [10 * n for n in part],
-            "vocabulary_size": vocabulary_size,
         }
         file, counts = shard_name(number), {"lines": size, "kept": size, "dropped": {}}
-        shards.append({"file": file} | write_shard(folder / file, columns, counts))
+        shards.append({"file": file} | write_shard(folder / file, columns, vocabulary_size, counts))
         first += size
     kt.Tokenizer.train(["a dog"], vocabulary_size=270).save(folder / TOKENIZER)
     manifest = {"finished": True, "vocabulary_size": vocabulary_size, "shards": shards}

@@ -45,7 +45,7 @@ class Rows:
 
     def __init__(self, ids, lengths):
         self.lengths = lengths
-        self._ids = ids
+        self.ids = ids
         self._begins = np.cumsum(lengths, dtype="int64") - lengths
 
     @classmethod
@@ -56,7 +56,7 @@ class Rows:
 
     def take(self, numbers):
         """Those rows one after the other: (ids, begin of each, length of each)."""
-        return self._ids, self._begins[numbers], self.lengths[numbers]
+        return self.ids, self._begins[numbers], self.lengths[numbers]
 
 
 def lay_out(rows, pairs, length, pad_id, shifts=1):

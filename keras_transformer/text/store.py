@@ -31,23 +31,23 @@ def shard_name(number):
     return f"shard-{number:05d}.arrow"
 
 
-def write_shard(path, columns, counts):
+def write_shard(path, columns, vocabulary_size, counts):
     """Writes a shard under another name and renames it, so that a kill leaves the whole file or none.
 
     Args:
         path: of the file.
-        columns: {"source": list of lists of ids, "target": likewise, "source_text": list of str, "target_text", "line": ints,
-            "vocabulary_size": int}.
+        columns: {"source": Rows, "target": Rows, "source_text": list of str, "target_text": likewise, "line": list of int}.
+        vocabulary_size: of the larger vocabulary, which decides how wide an id is stored.
         counts: dict of numbers, stored with it.
 
     Returns:
         dict: what the manifest says of the shard.
     """
     pa = arrow()
-    ids = pa.list_(pa.uint16() if columns["vocabulary_size"] <= 2**16 else pa.int32())
+    width = "uint16" if vocabulary_size <= 2**16 else "int32"
     arrays = {
-        "source": pa.array(columns["source"], ids),
-        "target": pa.array(columns["target"], ids),
+        "source": _lists(pa, columns["source"], width),
+        "target": _lists(pa, columns["target"], width),
         "source_text": pa.array(columns["source_text"], pa.string()),
         "target_text": pa.array(columns["target_text"], pa.string()),
         "line": pa.array(columns["line"], pa.int64()),
@@ -62,6 +62,11 @@ def write_shard(path, columns, counts):
     about = describe_shard(new)
     os.replace(new, path)
     return about
+
+
+def _lists(pa, rows, width):
+    offsets = np.append(0, np.cumsum(rows.lengths)).astype("int32")
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.ids.astype(width)))
 
 
 def describe_shard(path):
