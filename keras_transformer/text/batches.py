@@ -163,9 +163,10 @@ class Batches(keras.utils.PyDataset):
                 f"positions, allowed are max_length={limit} and batch_tokens={self.batch_tokens}"
                 f"{f' for {multiple} rows' if multiple > 1 else ''}. Raise them."
             )
+        del longest, too_long, over_budget  # memory, for the grouping
         repeats = corpus.repeats(pairs)
         if self.packed_length is None:
-            lengths = source_lengths[pairs], target_lengths[pairs]
+            lengths = [x if len(x) == len(pairs) else x[pairs] for x in (source_lengths, target_lengths)]
             groups = group_by_shape(*lengths, self.num_buckets)
             self._buckets = [self._bucket(pairs[x], None if repeats is None else repeats[x], multiple) for x in groups]
         else:

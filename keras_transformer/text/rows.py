@@ -149,7 +149,7 @@ class SampledLayout(Layout):
         for side, (rows, texts, length) in enumerate(
             ((self.source, self.source_texts, source_length), (self.target, self.target_texts, target_length + 1))
         ):
-            room = rows.lengths[numbers] if self.packed else np.full(len(numbers), length)
+            room = rows.take(numbers)[2] if self.packed else np.full(len(numbers), length)
             sides.append(
                 Rows.of([self._row(texts, int(n), int(r), side, epoch) for n, r in zip(numbers, room, strict=True)])
             )

@@ -202,22 +202,20 @@ class _Shard:
 
 
 class _Side:
-    """One side's rows, with the ``take`` of a Rows; its lengths are read when they are first asked for."""
+    """One side's rows, with the ``take`` of a Rows."""
 
     def __init__(self, store, name):
         self._store = store
         # Of each shard; a place of a memoryview is read faster than one of an array.
         lists = [shard.lists(name) for shard in store._shards]
         self._ids, self._offsets = [ids for ids, _ in lists], [memoryview(offsets) for _, offsets in lists]
-        self._lengths = None
 
     @property
     def lengths(self):
-        if self._lengths is None:
-            parts = [np.diff(np.asarray(offsets)) for offsets in self._offsets]
-            self._lengths = np.concatenate([np.zeros(0, "int32"), *parts])
-            self._store.looked_at(len(self._lengths))
-        return self._lengths
+        """Of all rows, read anew from the files."""
+        parts = [np.diff(np.asarray(offsets)) for offsets in self._offsets]
+        self._store.looked_at(self._store.num_pairs)
+        return np.concatenate([np.zeros(0, "int32"), *parts])
 
     def take(self, numbers):
         """Those rows one after the other: (ids, begin of each, length of each)."""
