@@ -139,13 +139,13 @@ def _tf_data(folder, num_workers, in_memory=False):
 
     if in_memory:  # no Python in the pipeline, and no file
         ids = [tf.constant(np.concatenate([ids for ids, _ in side]).astype("uint16")) for side in pairs.sides]
-        ends = [tf.constant(np.cumsum(side.lengths)) for side in (pairs.store.source, pairs.store.target)]
-        lengths = [tf.constant(side.lengths) for side in (pairs.store.source, pairs.store.target)]
+        sizes = pairs.store.source.lengths, pairs.store.target.lengths
+        begins = [tf.constant(np.append(0, np.cumsum(size, dtype="int64"))) for size in sizes]
 
         def rows(number):
             return tuple(
-                tf.cast(row[end[number] - length[number] : end[number]], tf.int32)
-                for row, end, length in zip(ids, ends, lengths, strict=True)
+                tf.cast(row[begin[number] : begin[number + 1]], tf.int32)
+                for row, begin in zip(ids, begins, strict=True)
             )
 
         data = tf.data.Dataset.from_tensor_slices(order).map(rows, num_parallel_calls=tf.data.AUTOTUNE)
