@@ -1,11 +1,15 @@
 """Text to batches: how fast a large corpus is prepared and read, in how much memory, beside tf.data, PyTorch and grain.
 
-A corpus of sentences as long as Multi30k's is generated, prepared into shards by the command line, and read
-by one contender after the other, each a process of its own. All do the same work on the same prepared text: ids of pairs in a
-shuffled order, in batches of similar length padded to the longest. Tokens a second are real tokens of both sides.
+A corpus of sentences as long as Multi30k's is generated, prepared into shards by the command line, streamed once as a whole, and
+read by one contender after the other, each a process of its own. All do the same work on the same prepared text: ids of pairs in
+a shuffled order, in batches of similar length padded to the longest. Tokens a second are real tokens of both sides. Memory is the
+sum of the peaks of all processes, with pages of files that several of them have mapped counted in each.
 """
 
+import bisect
 import contextlib
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from harness import head, machine, measure, median, serve, spread, write_json
+from harness import head, machine, measure, median, serve, spread, status_mb, write_json
 
 BATCH_TOKENS = 4096
 TOKENS_WANTED = 2_000_000  # a second, with two workers
@@ -25,6 +29,7 @@ CONTENDERS = {
     "ours, 2 workers": 2,
     "ours, sampling, 2 workers": 2,
     "tf.data": 0,
+    "tf.data, ids in memory": 0,
     "torch DataLoader": 0,
     "torch DataLoader, 2 workers": 2,
     "grain over ArrayRecord": 0,
@@ -80,16 +85,18 @@ class _Pairs:
         from keras_transformer.text.store import Store
 
         self.store = Store(folder)
+        sizes = [about["pairs"] for about in self.store.manifest["shards"]]
+        self._firsts = (np.cumsum(sizes) - sizes).tolist()
+        self.sides = [[shard.lists(name) for shard in self.store._shards] for name in ("source", "target")]
 
     def __len__(self):
         return self.store.num_pairs
 
     def __getitem__(self, number):
-        numbers = np.array([number])
-        return tuple(
-            ids[b : b + n]
-            for ids, (b,), (n,) in (side.take(numbers) for side in (self.store.source, self.store.target))
-        )
+        shard = bisect.bisect_right(self._firsts, number) - 1
+        place = number - self._firsts[shard]
+        (source, begins), (target, others) = (side[shard] for side in self.sides)
+        return source[begins[place] : begins[place + 1]], target[others[place] : others[place + 1]]
 
     def batches(self):
         """Numbers of the pairs of each batch: the pool of ours, by length."""
@@ -116,20 +123,34 @@ def _collate(pairs):
     return _padded(source), _padded([row[:-1] for row in target]), _padded([row[1:] for row in target])
 
 
-def _tf_data(folder, num_workers):
+def _tf_data(folder, num_workers, in_memory=False):
     import tensorflow as tf
 
     pairs = _Pairs(folder)
     longest = np.maximum(pairs.store.source.lengths, pairs.store.target.lengths)
     bounds = sorted({int(np.quantile(longest, share)) + 1 for share in np.linspace(0.125, 1, 8)})
     spec = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None,), tf.int32))
+    order = np.random.default_rng(0).permutation(len(pairs))
 
     def generate():
-        for number in np.random.default_rng(0).permutation(len(pairs)):
+        for number in order:
             source, target = pairs[number]
             yield source.astype("int32"), target.astype("int32")
 
-    data = tf.data.Dataset.from_generator(generate, output_signature=spec).shuffle(10_000, seed=0)
+    if in_memory:  # no Python in the pipeline, and no file
+        ids = [tf.constant(np.concatenate([ids for ids, _ in side]).astype("uint16")) for side in pairs.sides]
+        sizes = pairs.store.source.lengths, pairs.store.target.lengths
+        begins = [tf.constant(np.append(0, np.cumsum(size, dtype="int64"))) for size in sizes]
+
+        def rows(number):
+            return tuple(
+                tf.cast(row[begin[number] : begin[number + 1]], tf.int32)
+                for row, begin in zip(ids, begins, strict=True)
+            )
+
+        data = tf.data.Dataset.from_tensor_slices(order).map(rows, num_parallel_calls=tf.data.AUTOTUNE)
+    else:
+        data = tf.data.Dataset.from_generator(generate, output_signature=spec).shuffle(10_000, seed=0)
     sizes = [max(1, BATCH_TOKENS // bound) for bound in bounds]
     data = data.bucket_by_sequence_length(lambda s, t: tf.maximum(tf.shape(s)[0], tf.shape(t)[0]), bounds, [*sizes, 1])
     data = data.map(lambda s, t: (s, t[:, :-1], t[:, 1:]), num_parallel_calls=tf.data.AUTOTUNE).prefetch(
@@ -214,7 +235,8 @@ def contender(name, folder, seconds):
     """The child's side: reads for so many seconds a burst."""
     workers = CONTENDERS[name]
     reader = {"ours": _ours, "tf.data": _tf_data, "torch": _torch, "grain": _grain}[name.replace(",", " ").split()[0]]
-    batches = reader(folder, workers, **({"sampling": 0.2} if "sampling" in name else {}))
+    more = {"sampling": 0.2} if "sampling" in name else {"in_memory": True} if "in memory" in name else {}
+    batches = reader(folder, workers, **more)
     next(batches)
 
     def burst():
@@ -222,17 +244,39 @@ def contender(name, folder, seconds):
         while (passed := time.perf_counter() - begin) < seconds:
             tokens += next(batches)
             count += 1
-        return {"tokens_per_second": tokens / passed, "batches_per_second": count / passed, "rss_mb": _tree_mb()}
+        return {"tokens_per_second": tokens / passed, "batches_per_second": count / passed, "tree_mb": _peak_mb()}
 
     serve(burst)
 
 
-def _tree_mb():
-    """Resident memory of this process and its workers, pages of files included."""
+def _peak_mb():
+    """The most that this process and each of its workers held so far, pages of files included, added up."""
     import psutil
 
     own = psutil.Process()
-    return sum(process.memory_info().rss for process in [own, *own.children(recursive=True)]) / 2**20
+    return sum(status_mb("VmHWM", process.pid) for process in [own, *own.children(recursive=True)])
+
+
+def stream(folder, num_workers):
+    """The child's side: a whole epoch and the beginning of the next; prints what it took."""
+    import keras_transformer as kt
+
+    begin = time.perf_counter()
+    batches = kt.Batches(folder, batch_tokens=BATCH_TOKENS, num_workers=num_workers, seed=1)
+    opened = time.perf_counter()
+    pairs = tokens = 0
+    for place in range(len(batches)):
+        inputs, labels = batches[place]
+        pairs += int(np.count_nonzero(labels[:, 0]))
+        tokens += int(np.count_nonzero(inputs["source"]) + np.count_nonzero(labels))
+    ended = time.perf_counter()
+    batches.set_epoch(1)
+    batches[0]
+    figures = {"opened_seconds": opened - begin, "epoch_seconds": ended - opened, "pairs": pairs, "tokens": tokens}
+    figures |= {"next_epoch_seconds": time.perf_counter() - ended, "peak_mb": _peak_mb(), "workers": num_workers}
+    if pairs != batches.num_pairs:
+        raise RuntimeError(f"{pairs} of {batches.num_pairs} pairs were served")
+    print(json.dumps(figures))
 
 
 # The parent
@@ -301,22 +345,45 @@ def step_tokens_per_second(seconds):
     help="Where corpus and shards are kept; about 4 GB for 10 million pairs. Else a temporary one.",
 )
 @click.option("--step/--no-step", default=True, help="Whether the training step of base is measured too.")
+@click.option("--epoch/--no-epoch", default=True, help="Whether a whole epoch is streamed.")
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 @click.option("--contender", "child", nargs=2, hidden=True)
-def main(pairs, rounds, seconds, workers, only, folder, step, file, child):
+@click.option("--stream", "streamed", nargs=2, hidden=True)
+def main(pairs, rounds, seconds, workers, only, folder, step, epoch, file, child, streamed):
     if child:
         return contender(*child, seconds)
+    if streamed:
+        return stream(streamed[0], int(streamed[1]))
     click.echo(head(machine()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(folder or temporary)
         prepared = measure_preparation(folder, pairs, workers)
+        streamed = measure_epoch(folder) if epoch else None
         results = measure_reading(folder, rounds, seconds, only)
     taken = step_tokens_per_second(seconds) if step else None
-    for line in verdicts(prepared, results, taken):
+    if taken:
+        click.echo(f"the training step of base takes {taken:,.0f} tokens/s of both sides")
+    for line in verdicts(prepared, streamed, results, taken):
         click.echo(line)
     if file:
-        write_json(file, "data", results, pairs=pairs, preparation=prepared, step_tokens_per_second=taken)
+        about = {"pairs": pairs, "preparation": prepared, "epoch": streamed, "step_tokens_per_second": taken}
+        write_json(file, "data", results, **about)
     return None
+
+
+def measure_epoch(folder, workers=2):
+    command = [sys.executable, __file__, "--stream", str(folder / "prepared"), str(workers)]
+    child = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"KERAS_BACKEND": "jax"}
+    )
+    found = json.loads(child.stdout.splitlines()[-1])
+    click.echo(
+        f"a whole epoch of {found['pairs']:,} pairs, each once, {workers} workers: opened in {found['opened_seconds']:.0f} s, "
+        f"streamed in {found['epoch_seconds']:.0f} s ({found['pairs'] / found['epoch_seconds']:,.0f} pairs/s, "
+        f"{found['tokens'] / found['epoch_seconds']:,.0f} tokens/s), next epoch dealt in {found['next_epoch_seconds']:.0f} s, "
+        f"at most {found['peak_mb']:.0f} MB resident"
+    )
+    return found
 
 
 def measure_preparation(folder, pairs, workers):
@@ -359,12 +426,12 @@ def measure_reading(folder, rounds, seconds, only):
     for name, bursts in results.items():
         click.echo(
             f"{name:36}{median(bursts, 'tokens_per_second'):12,.0f} {spread(bursts, 'tokens_per_second'):7.1%} "
-            f"{median(bursts, 'batches_per_second'):10,.1f} {max(burst['rss_mb'] for burst in bursts):12,.0f}"
+            f"{median(bursts, 'batches_per_second'):10,.1f} {max(burst['tree_mb'] for burst in bursts):12,.0f}"
         )
     return results
 
 
-def verdicts(prepared, results, taken):
+def verdicts(prepared, streamed, results, taken):
     """Whether the bounds are kept: lines to print."""
 
     def line(what, value, kept, bound):
@@ -373,11 +440,12 @@ def verdicts(prepared, results, taken):
     if "peak_mb" in prepared:
         peak = prepared["peak_mb"]
         yield line("memory of the preparation", f"{peak:.0f} MB", peak < MEMORY_WANTED, f"below {MEMORY_WANTED}")
+    if streamed:
+        peak = streamed["peak_mb"]
+        yield line("memory of streaming", f"{peak:.0f} MB", peak < MEMORY_WANTED, f"below {MEMORY_WANTED}")
     if "ours, 2 workers" in results:
-        bursts = results["ours, 2 workers"]
-        rate, memory = median(bursts, "tokens_per_second"), max(burst["rss_mb"] for burst in bursts)
+        rate = median(results["ours, 2 workers"], "tokens_per_second")
         yield line("reading, 2 workers", f"{rate:,.0f} tokens/s", rate >= TOKENS_WANTED, f"at least {TOKENS_WANTED:,}")
-        yield line("memory of reading, 2 workers", f"{memory:.0f} MB", memory < MEMORY_WANTED, f"below {MEMORY_WANTED}")
         if taken:
             yield line("reading over the step of base", f"{rate / taken:.0f} times", rate >= 20 * taken, "at least 20")
 

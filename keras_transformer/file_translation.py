@@ -10,6 +10,7 @@ import re
 import time
 
 from keras_transformer.decoding.errors import check_integer
+from keras_transformer.text.pair import source_tokenizer
 
 # Ends of sentences in the scripts of most languages; a full stop ends none without white space behind it.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
@@ -81,7 +82,7 @@ def translate_lines(translator, lines, write, search=None, chunk_lines=1000, lon
     counts, lines, begin = Counts(), iter(lines), time.perf_counter()
     while chunk := list(itertools.islice(lines, chunk_lines)):
         parts = [
-            _parts(translator.tokenizer, line, longest, over_long, number)
+            _parts(source_tokenizer(translator.tokenizer), line, longest, over_long, number)
             for number, line in enumerate(chunk, start=first + counts.lines)
         ]
         found = iter(translator.hypotheses([part for line in parts for part in line], search))

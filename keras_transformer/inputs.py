@@ -23,6 +23,7 @@ class IdCheck:
     Args:
         vocabulary_size: V.
         needs_labels: whether a batch without labels is an error.
+        source_vocabulary_size: of source ids; None for V.
 
     Example:
 
@@ -32,8 +33,9 @@ class IdCheck:
     >>> check.batch({"source": np.array([[5, 3]]), "target": np.array([[2, 7]])}, np.array([[7, 3]]))
     """
 
-    def __init__(self, vocabulary_size: int, needs_labels: bool = False):
+    def __init__(self, vocabulary_size: int, needs_labels: bool = False, source_vocabulary_size: int | None = None):
         self.vocabulary_size = vocabulary_size
+        self.source_vocabulary_size = vocabulary_size if source_vocabulary_size is None else source_vocabulary_size
         self.needs_labels = needs_labels
         self._error = None
 
@@ -61,7 +63,7 @@ class IdCheck:
         arrays = {"source": x["source"], "target": x["target"], "labels": y}
         arrays = {name: _as_array(ids) for name, ids in arrays.items() if ids is not None}
         for name, ids in arrays.items():
-            check_ids(ids, self.vocabulary_size, name)
+            check_ids(ids, self.source_vocabulary_size if name == "source" else self.vocabulary_size, name)
             if np.ndim(ids) != 2:
                 raise ValueError(f"{name} must have two axes, rows and positions. Received: shape {np.shape(ids)}.")
             if 0 in np.shape(ids):

@@ -75,9 +75,11 @@ def _least_parameters(config):
         sizes[name] = default if sizes[name] is None else sizes[name]
     if any(type(value) is not int or not 0 < value < 2**63 for value in sizes.values()):
         return None
+    source = config.get("source_vocabulary_size")
+    own_rows = source if type(source) is int and 0 < source < 2**63 else 0
     attention, feed_forward = 4 * sizes["d_model"] ** 2, 2 * sizes["d_model"] * sizes["d_ff"]
     return (
-        sizes["vocabulary_size"] * sizes["d_model"]
+        (sizes["vocabulary_size"] + own_rows) * sizes["d_model"]
         + sizes["num_layers"] * (attention + feed_forward)
         + sizes["num_decoder_layers"] * (2 * attention + feed_forward)
     )

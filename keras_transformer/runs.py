@@ -39,7 +39,9 @@ from keras_transformer.optimizers import AccumulateGradients, SkipNonFinite
 from keras_transformer.presets import get_preset
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
+from keras_transformer.text.pair import TokenizerPair
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.tokenizer_files import load_tokenizer
 from keras_transformer.transformer import Transformer
 from keras_transformer.translator import TOKENIZER_FILE, Translator
 
@@ -54,20 +56,22 @@ class Settings:
     """What a run trains on and how; none of it can change when the run goes on.
 
     Attributes:
-        source: path of the training text.
-        target: path of its translations.
+        source: path of the training text; with target=None of a file of both sides, or the folder of prepared text.
+        target: path of its translations, or None.
         valid_source: path of validation text, or None.
         valid_target: path of its translations, or None.
         preset: name of the preset that gives sizes and recipe.
         batch_tokens: most padded positions of a batch; None for the preset's.
-        vocabulary_size: pieces; None for the preset's.
+        vocabulary_size: pieces; None for the preset's, or those of prepared text.
         seed: of weights and order.
         accumulate: batches whose gradients make one update; see AccumulateGradients.
         remat: whether training computes activations twice to save memory; see Transformer.
+        separate_vocabularies: whether source and target get a vocabulary each, of vocabulary_size pieces; prepared text has what it
+            was prepared with.
     """
 
     source: str
-    target: str
+    target: str | None = None
     valid_source: str | None = None
     valid_target: str | None = None
     preset: str = "tiny"
@@ -76,6 +80,7 @@ class Settings:
     seed: int = 1
     accumulate: int = 1
     remat: bool = False
+    separate_vocabularies: bool = False
 
     def __post_init__(self):
         get_preset(self.preset)
@@ -84,6 +89,16 @@ class Settings:
                 "Validation needs both sides. "
                 f"Received: valid_source={self.valid_source!r}, valid_target={self.valid_target!r}."
             )
+        if self.is_prepared and self.target is not None:
+            raise ValueError(
+                f"{self.source} is a folder, as prepared text is, and that holds both sides. Received also "
+                f"target={self.target!r}. Give no target, or a file as source."
+            )
+
+    @property
+    def is_prepared(self):
+        """Whether the source is a folder of prepared text."""
+        return os.path.isdir(self.source)
 
     def filled(self):
         """All of it as a dict, the preset's values in place of None."""
@@ -119,6 +134,7 @@ class Run:
         folder: path of the run.
         settings: Settings.
         file: where progress is printed; None for standard error.
+        num_workers: processes that lay batches out ahead of time; see Batches. They change no batch.
 
     Raises:
         ValueError: the folder holds a run with other settings, or the texts are not fit to train on.
@@ -130,34 +146,42 @@ class Run:
         translator = kt.Translator.load("runs/en-de/translator")
     """
 
-    def __init__(self, folder, settings, file=None):
+    def __init__(self, folder, settings, file=None, num_workers=0):
         self.folder = Path(folder)
         self.settings = settings
         self.file = file
         filled = settings.filled()
         begun = self._is_begun()
         # All text is read before anything is written: a wrong file leaves no folder.
-        pairs = read_pairs(settings.source, settings.target)
+        text = settings.source if settings.is_prepared else read_pairs(settings.source, settings.target)
         validation = None
         if settings.valid_source is not None:
             validation = read_pairs(settings.valid_source, settings.valid_target)
-        if begun:
-            self.tokenizer = Tokenizer.load(self.folder / TOKENIZER_FILE)
-        else:
-            self.tokenizer = Tokenizer.train([*pairs.source, *pairs.target], vocabulary_size=filled["vocabulary_size"])
+        tokenizer = load_tokenizer(self.folder / TOKENIZER_FILE) if begun else None
+        if tokenizer is None and not settings.is_prepared:
+            tokenizer = _trained_tokenizer(text, filled["vocabulary_size"], settings.separate_vocabularies)
         batching = {"batch_tokens": filled["batch_tokens"]}
-        self.batches = Batches(pairs.source, pairs.target, self.tokenizer, seed=settings.seed, **batching)
-        self.skipped = _skipped(pairs, self.batches)
+        self.batches = Batches(
+            text,
+            tokenizer=None if settings.is_prepared else tokenizer,
+            seed=settings.seed,
+            num_workers=num_workers,
+            **batching,
+        )
+        self.tokenizer = self.batches.tokenizer
+        if settings.is_prepared:
+            self._check_prepared(tokenizer)
         self.validation = None
         self.validation_skipped = {}
         if validation is not None:
-            self.validation = Batches(
-                validation.source, validation.target, self.tokenizer, shuffle=False, num_buckets=4, **batching
-            )
-            self.validation_skipped = _skipped(validation, self.validation)
+            self.validation = Batches(validation, tokenizer=self.tokenizer, shuffle=False, num_buckets=4, **batching)
+            self.validation_skipped = self.validation.skipped
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
+        sizes = {name: getattr(self.tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
+        if isinstance(self.tokenizer, TokenizerPair):
+            sizes |= {"source_vocabulary_size": self.tokenizer.source.vocabulary_size, "tie_embeddings": "decoder"}
         self.model = Transformer.from_preset(
-            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat
+            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat, **sizes
         )
         self.model.compile()
         optimizer = self.model.optimizer
@@ -204,6 +228,30 @@ class Run:
             raise ValueError(
                 f"{self.folder} holds a run with {held}. Received: {received}. Give the same, or another output folder."
             )
+
+    def _check_prepared(self, begun_with):
+        """Whether the tokenizer of prepared text is the one that is asked for, and the one the run was begun with."""
+        size, source = self.settings.vocabulary_size, self.settings.source
+        if size is not None and size != self.tokenizer.vocabulary_size:
+            raise ValueError(
+                f"{source} was prepared with a vocabulary of {self.tokenizer.vocabulary_size} pieces. Received: "
+                f"vocabulary_size={size}. Leave it out, or prepare the text with it."
+            )
+        if self.settings.separate_vocabularies and not isinstance(self.tokenizer, TokenizerPair):
+            raise ValueError(
+                f"{source} was prepared with one vocabulary for both sides. Received: separate_vocabularies=True. Leave it out, "
+                "or prepare the text with it."
+            )
+        if begun_with is not None and begun_with != self.tokenizer:
+            raise ValueError(
+                f"{source} was prepared with another tokenizer than {self.folder} was begun with. Prepare the text with "
+                f"--tokenizer {self.folder / TOKENIZER_FILE}, or give another output folder."
+            )
+
+    @property
+    def skipped(self):
+        """{reason: pairs of the training text left out}."""
+        return self.batches.skipped
 
     @property
     def updates(self):
@@ -267,6 +315,7 @@ class Run:
             finally:
                 for callback in (progress, tensorboard):
                     callback.on_train_end()
+                self.batches.close()
             self._save_translator_if_missing()
 
     def _checked_monitor(self, monitor):
@@ -318,9 +367,10 @@ class _BestTranslator(keras.callbacks.Callback):
             Translator(self.model, self.tokenizer).save(self.folder / "translator")
 
 
-def _skipped(pairs, batches):
-    """{reason: pairs left out}, of the reading (blank sides) and of the batches together."""
-    return batches.skipped | {"empty": pairs.counts.empty + batches.skipped["empty"]}
+def _trained_tokenizer(text, vocabulary_size, separate):
+    if separate:
+        return TokenizerPair(*(Tokenizer.train(side, vocabulary_size) for side in (text.source, text.target)))
+    return Tokenizer.train([*text.source, *text.target], vocabulary_size=vocabulary_size)
 
 
 def _is_same(name, before, now):

@@ -33,8 +33,8 @@ def ends_in_hidden_states(method):
 class TokenTrainer(keras.Model):
     """A keras.Model of {"source": (B, S), "target": (B, T)} ids that ``fit`` trains and ``evaluate`` scores by real tokens.
 
-    A subclass has ``vocabulary_size``, ``pad_id``, ``d_model`` and ``preset``, a ``call`` that gives logits (B, T, V), ``logits``
-    from hidden states (B, T, D), and ``output_table`` (V, D); see ``ends_in_hidden_states``.
+    A subclass has ``vocabulary_size``, ``source_vocabulary_size``, ``pad_id``, ``d_model`` and ``preset``, a ``call`` that gives
+    logits (B, T, V), ``logits`` from hidden states (B, T, D), and ``output_table`` (V, D); see ``ends_in_hidden_states``.
     """
 
     def __init__(self, **kwargs):
@@ -152,7 +152,7 @@ class TokenTrainer(keras.Model):
         for callback in _iterable(callbacks):
             if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
                 callback.set_data(x)
-        check = IdCheck(self.vocabulary_size, needs_labels=True)
+        check = self._id_check()
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
         kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
         kwargs |= {"steps_per_epoch": steps_per_epoch, "validation_split": validation_split, "shuffle": shuffle}
@@ -167,6 +167,9 @@ class TokenTrainer(keras.Model):
             weights = {"sample_weight": sample_weight, "validation_data": validation_data}
             return super().fit(x, y, batch_size, **weights, **kwargs)
 
+    def _id_check(self, needs_labels=True):
+        return IdCheck(self.vocabulary_size, needs_labels, source_vocabulary_size=self.source_vocabulary_size)
+
     def followed_by(self, following):
         """Within, ``following.advance(steps)`` is called after each execution of so many training steps."""
         return self._follower.put(following)
@@ -175,31 +178,31 @@ class TokenTrainer(keras.Model):
         self, x=None, y=None, batch_size: int | None = None, verbose: int | str = "auto", sample_weight=None, **kwargs
     ):
         """keras.Model.evaluate, with ids checked on the host first; see fit. A kt.Batches stays in its epoch."""
-        check = IdCheck(self.vocabulary_size, needs_labels=True)
+        check = self._id_check()
         with check.one_error(), _same_epoch(x):
             x = check.wrap(x, y, sample_weight)
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """keras.Model.predict, logits (N, T, V), with ids checked on the host first; see fit and evaluate."""
-        check = IdCheck(self.vocabulary_size)
+        check = self._id_check(needs_labels=False)
         with check.one_error(), _same_epoch(x):
             return super().predict(check.wrap(x), *args, **kwargs)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict: bool = False):
         """keras.Model.train_on_batch, with ids checked on the host first; see fit."""
         _refuse_class_weight(class_weight)
-        IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
+        self._id_check().batch(x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict: bool = False):
         """keras.Model.test_on_batch, with ids checked on the host first; see fit."""
-        IdCheck(self.vocabulary_size, needs_labels=True).batch(x, y, sample_weight)
+        self._id_check().batch(x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x):
         """keras.Model.predict_on_batch, with ids checked on the host first; see fit."""
-        IdCheck(self.vocabulary_size).batch(x)
+        self._id_check(needs_labels=False).batch(x)
         return super().predict_on_batch(x)
 
     def make_train_function(self, force: bool = False) -> None:

@@ -39,7 +39,7 @@ class Transformer(TokenTrainer):
     ``call`` gives.
 
     Args:
-        vocabulary_size: V, pieces in the vocabulary shared by source and target.
+        vocabulary_size: V, pieces in the vocabulary of the target, which the source shares unless it has its own.
         d_model: D, width of the residual stream; even, and divisible by num_heads.
         d_ff: width inside the feed-forward networks; None for 4 d_model.
         num_heads: H; the head width is d_model / num_heads.
@@ -61,6 +61,8 @@ class Transformer(TokenTrainer):
             Python's generator, which keras.utils.set_random_seed seeds.
         remat: whether training keeps each layer's input alone and computes the rest again for the gradient: less memory, a third
             more time, the same numbers.
+        source_vocabulary_size: pieces in a vocabulary of the source's own; None where both sides share one. It needs a table of
+            its own: tie_embeddings="decoder" or None.
 
     Call arguments:
         inputs: {"source": (B, S), "target": (B, T)} integer ids; target begins with bos. Where several pairs share a line, also
@@ -107,6 +109,7 @@ class Transformer(TokenTrainer):
         preset: str | None = None,
         seed: int | None = None,
         remat: bool = False,
+        source_vocabulary_size: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -134,12 +137,21 @@ class Transformer(TokenTrainer):
         self.preset = preset
         self.seed = seed
         self.remat = remat
+        self.source_vocabulary_size = source_vocabulary_size
         self._check_numbers()
         self._make_layers(SeedStream(seed))
         self.build({"source": (None, None), "target": (None, None)})
 
     def _check_numbers(self):
-        for name in ("vocabulary_size", "d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"):
+        names = ["vocabulary_size", "d_model", "d_ff", "num_heads", "num_layers", "num_decoder_layers"]
+        if self.source_vocabulary_size is not None:
+            names.append("source_vocabulary_size")
+            if self.tie_embeddings == "all":
+                raise ValueError(
+                    'tie_embeddings="all" is one table for source and target. Received also '
+                    f'source_vocabulary_size={self.source_vocabulary_size!r}. Give tie_embeddings="decoder" or None.'
+                )
+        for name in names:
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be an integer from 1. Received: {name}={value!r}.")
@@ -154,12 +166,17 @@ class Transformer(TokenTrainer):
             raise ValueError(f"epsilon must be a positive number. Received: epsilon={self.epsilon!r}.")
         ids = {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
         whole = all(isinstance(value, numbers.Integral) for value in ids.values())
-        if not whole or len(set(ids.values())) < 3 or not all(0 <= x < self.vocabulary_size for x in ids.values()):
+        size = min(self.vocabulary_size, self.num_source_pieces)
+        if not whole or len(set(ids.values())) < 3 or not all(0 <= x < size for x in ids.values()):
             shown = ", ".join(f"{name}={value!r}" for name, value in ids.items())
             raise ValueError(
-                f"pad_id, bos_id and eos_id must be three different ids below vocabulary_size={self.vocabulary_size}. "
-                f"Received: {shown}."
+                f"pad_id, bos_id and eos_id must be three different ids below vocabulary_size={size}. Received: {shown}."
             )
+
+    @property
+    def num_source_pieces(self) -> int:
+        """Pieces in the vocabulary of the source, whether its own or the shared one."""
+        return self.vocabulary_size if self.source_vocabulary_size is None else self.source_vocabulary_size
 
     def _make_layers(self, seeds):
         shared = {
@@ -179,7 +196,8 @@ class Transformer(TokenTrainer):
         self.target_embedding = TokenEmbedding(**table, seed=seeds.next(), name="target_embedding")
         self.source_embedding = self.target_embedding
         if self.tie_embeddings != "all":
-            self.source_embedding = TokenEmbedding(**table, seed=seeds.next(), name="source_embedding")
+            source = table | {"vocabulary_size": self.num_source_pieces}
+            self.source_embedding = TokenEmbedding(**source, seed=seeds.next(), name="source_embedding")
         self.output_projection = None
         if self.tie_embeddings is None:
             self.output_projection = OutputProjection(**table, seed=seeds.next(), name="output_projection")
@@ -315,7 +333,7 @@ class Transformer(TokenTrainer):
             Transformer, not compiled: an optimizer's state would be of the old shapes.
 
         Raises:
-            ValueError: rows are of another length or name no old id.
+            ValueError: rows are of another length or name no old id; the source has a vocabulary of its own.
 
         Example:
 
@@ -328,6 +346,11 @@ class Transformer(TokenTrainer):
         >>> bool(np.allclose(old, new[..., :20], atol=1e-6))
         True
         """
+        if self.source_vocabulary_size is not None:
+            raise ValueError(
+                "resize_vocabulary changes the one vocabulary that source and target share. Received: a model with "
+                f"source_vocabulary_size={self.source_vocabulary_size}."
+            )
         if rows is None:
             rows = [number if number < self.vocabulary_size else -1 for number in range(vocabulary_size)]
         rows = np.asarray(rows)
@@ -405,6 +428,7 @@ class Transformer(TokenTrainer):
                 "preset": self.preset,
                 "seed": self.seed,
                 "remat": self.remat,
+                "source_vocabulary_size": self.source_vocabulary_size,
             }
         )
 

@@ -15,7 +15,9 @@ from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.decoding.speculative import SpeculativeSearch
 from keras_transformer.export.saved_model import export_saved_model
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
-from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
+from keras_transformer.text.foreign import as_tokenizer
+from keras_transformer.text.pair import source_tokenizer
+from keras_transformer.text.tokenizer_files import load_tokenizer
 from keras_transformer.transformer import Transformer  # noqa: F401 so that its name is known when a folder is loaded
 
 FORMAT_FILE = "translator.json"
@@ -29,7 +31,7 @@ class Translator:
 
     Args:
         model: a Transformer.
-        tokenizer: the Tokenizer its ids come from, or another that text.as_tokenizer takes.
+        tokenizer: the Tokenizer its ids come from, a TokenizerPair, or another that text.as_tokenizer takes.
 
     Raises:
         ValueError: the two have different vocabularies or special ids.
@@ -46,10 +48,21 @@ class Translator:
 
     def __init__(self, model, tokenizer):
         tokenizer = as_tokenizer(tokenizer)
-        if model.vocabulary_size != tokenizer.vocabulary_size:
+        self._source_tokenizer = source_tokenizer(tokenizer)
+        sizes = {
+            "": (model.vocabulary_size, tokenizer),
+            " of the source": (model.num_source_pieces, self._source_tokenizer),
+        }
+        for side, (size, one) in sizes.items():
+            if size != one.vocabulary_size:
+                raise ValueError(
+                    f"Model and tokenizer do not belong together: the model has {size} ids{side}, the tokenizer "
+                    f"{one.vocabulary_size}. Use the tokenizer the model was trained with."
+                )
+        if self._source_tokenizer is not tokenizer and model.tie_embeddings == "all":
             raise ValueError(
-                f"Model and tokenizer do not belong together: the model has {model.vocabulary_size} ids, the tokenizer "
-                f"{tokenizer.vocabulary_size}. Use the tokenizer the model was trained with."
+                'Model and tokenizer do not belong together: the model has one table for both sides (tie_embeddings="all"), the '
+                "tokenizer is a pair. Give the model source_vocabulary_size and another tie_embeddings."
             )
         for name in ("pad_id", "bos_id", "eos_id"):
             if getattr(model, name) != getattr(tokenizer, name):
@@ -169,7 +182,7 @@ class Translator:
             raise ValueError(
                 f"Each source needs a translation. Received: {len(sources)} sources, {len(targets)} translations."
             )
-        source_ids = self.tokenizer.encode(sources, add_eos=True)
+        source_ids = self._source_tokenizer.encode(sources, add_eos=True)
         labels = [
             target.ids if isinstance(target, Hypothesis) else self.tokenizer.encode(target, add_eos=True)
             for target in targets
@@ -185,7 +198,7 @@ class Translator:
             forced = self._forced(*batch)
             for row, index in enumerate(indices):
                 text = targets[index].text if isinstance(targets[index], Hypothesis) else targets[index]
-                pieces = [self.tokenizer.pieces(ids) for ids in (source_ids[index], labels[index])]
+                pieces = [self._source_tokenizer.pieces(source_ids[index]), self.tokenizer.pieces(labels[index])]
                 log_probabilities = forced.log_probabilities[row, : len(labels[index])].tolist()
                 attention = forced.attention[row, : len(pieces[1]), : len(pieces[0])]
                 scored[index] = Scored(text, pieces[1], log_probabilities, align_words(attention, *pieces))
@@ -210,19 +223,22 @@ class Translator:
         >>> maps.cross.shape == (1, 2, len(maps.target), len(maps.source))
         True
         """
-        source_ids, labels = (self.tokenizer.encode(text, add_eos=True) for text in _checked([source, target]))
+        source, target = _checked([source, target])
+        source_ids, labels = (
+            self._source_tokenizer.encode(source, add_eos=True),
+            self.tokenizer.encode(target, add_eos=True),
+        )
         maps = self._forced.maps(np.array([source_ids]), np.array([labels]))
         pieces = self.tokenizer.pieces
         target_ids = [self.tokenizer.bos_id, *labels[:-1]]
-        return AttentionMaps(
-            pieces(source_ids), pieces(target_ids), pieces(labels), **{name: x[:, 0] for name, x in maps.items()}
-        )
+        sides = self._source_tokenizer.pieces(source_ids), pieces(target_ids), pieces(labels)
+        return AttentionMaps(*sides, **{name: x[:, 0] for name, x in maps.items()})
 
     def _searched(self, texts, search, prefixes, batch_tokens):
         """Yields (indices, ids, scores) of batches of the texts that are not blank."""
         check_integer("batch_tokens", batch_tokens, 1)
         pad_id = self.tokenizer.pad_id
-        encoded = self.tokenizer.encode(texts, add_eos=True)
+        encoded = self._source_tokenizer.encode(texts, add_eos=True)
         sources = {index: ids for index, ids in enumerate(encoded) if texts[index].strip()}
         prefix_ids = None if prefixes is None else self.tokenizer.encode(prefixes)
         for indices in _batches(sources, max(batch_tokens // search.beam_size, 1)):

@@ -97,6 +97,7 @@ _ON_TENSORFLOW = {
 _LONG_TO_COMPILE = {
     "test_a_fresh_process_loads_and_translates_the_same",
     "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",
+    "test_a_run_with_separate_vocabularies",
     "test_clipping_holds_under_loss_scaling_and_accumulation",
     "test_each_text_gets_its_own_translation_in_the_order_given",
     "test_hypotheses_say_what_was_found",

@@ -40,6 +40,8 @@ def test_hugging_face_in_batches_and_through_a_saved_translator(hugging_face, tm
     tokenizer = as_tokenizer(hugging_face)
     batches = kt.Batches(EN, DE, hugging_face, batch_tokens=128, num_buckets=1)
     assert batches.num_pairs == 3 and batches.tokenizer == tokenizer
+    with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
+        kt.Batches(EN, DE, hugging_face, sampling=0.1)
     texts = {tokenizer.decode(row) for row in batches[0][1]}
     assert texts - {""} == set(DE)
     model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, d_ff=8, seed=1)

@@ -152,6 +152,8 @@ def test_both_sides_and_a_target_are_refused(tmp_path):
         PairStream(tmp_path / "a.tsv", tmp_path / "a.de")
     with pytest.raises(ValueError, match="There is no target for the source"):
         PairStream(tmp_path / "a.en")
+    with pytest.raises(ValueError, match="is a folder. Text is read from files"):
+        PairStream(tmp_path)
 
 
 def test_a_missing_library_names_the_extra(tmp_path, monkeypatch):

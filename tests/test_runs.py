@@ -11,6 +11,7 @@ import pytest
 import keras_transformer as kt
 from keras_transformer.callbacks import read_curves
 from keras_transformer.runs import Run, Settings
+from keras_transformer.text import PairStream, prepare
 
 EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps", "a bird sings"] * 8
 DE = ["ein Hund rennt", "eine Katze rennt", "der Hund schläft", "die Katze schläft", "ein Vogel singt"] * 8
@@ -166,6 +167,63 @@ def test_a_folder_of_other_files_is_refused_and_stays(settings, tmp_path):
     with pytest.raises(ValueError, match=r"holds other files, among which a run would be lost: there is no run.yaml"):
         Run(folder, settings)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+@pytest.fixture
+def prepared(settings, tmp_path):
+    """The text of the settings as shards, by the tokenizer that a run would train on it."""
+    pytest.importorskip("pyarrow")
+    tokenizer = kt.Tokenizer.train(EN + DE, vocabulary_size=300)
+    prepare(PairStream(settings.source, settings.target), tokenizer, tmp_path / "shards", shard_pairs=7, num_workers=0)
+    return dataclasses.replace(settings, source=str(tmp_path / "shards"), target=None, vocabulary_size=None)
+
+
+def test_prepared_text_trains_as_the_text_does_and_goes_on_at_the_very_batch(settings, prepared, tmp_path):
+    whole = Run(tmp_path / "whole", settings)
+    whole.train(epochs=2)
+    first = Run(tmp_path / "parts", prepared)
+    assert len(first.batches) > 2 and first.tokenizer == whole.tokenizer
+    first.train(updates=len(first.batches) + 1)
+    second = Run(tmp_path / "parts", prepared, num_workers=1)
+    second.train(epochs=2)
+    assert second.updates == whole.updates == 2 * len(first.batches)
+    for one, other in zip(whole.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_prepared_text_with_another_vocabulary_or_a_target_is_refused(settings, prepared, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"was prepared with a vocabulary of \d+ pieces\. Received: vocabulary_size=90\."
+    ):
+        Run(tmp_path / "run", dataclasses.replace(prepared, vocabulary_size=90))
+    with pytest.raises(ValueError, match=r"holds both sides\. Received also target="):
+        dataclasses.replace(prepared, target=settings.target)
+    with pytest.raises(ValueError, match="holds no prepared text"):
+        Run(tmp_path / "run", dataclasses.replace(prepared, source=str(tmp_path)))
+    assert not (tmp_path / "run").exists()
+    Run(tmp_path / "run", prepared)
+    kt.Tokenizer.train(DE, vocabulary_size=280).save(tmp_path / "run" / "tokenizer.model")
+    with pytest.raises(ValueError, match="was prepared with another tokenizer than"):
+        Run(tmp_path / "run", prepared)
+
+
+def test_a_file_of_both_sides_needs_no_target(settings, tmp_path):
+    table = tmp_path / "train.tsv"
+    table.write_text("".join(f"{en}\t{de}\n" for en, de in zip(EN, DE, strict=True)), encoding="utf-8")
+    run = Run(tmp_path / "run", dataclasses.replace(settings, source=str(table), target=None))
+    assert run.batches.num_pairs == len(EN)
+    with pytest.raises(ValueError, match="There is no target for the source"):
+        Run(tmp_path / "other", dataclasses.replace(settings, target=None))
+
+
+def test_lines_of_a_batch_are_those_of_the_file(settings, tmp_path):
+    """Though blank ones before them were left out."""
+    for path in (settings.source, settings.target):
+        text = Path(path).read_text(encoding="utf-8")
+        Path(path).write_text(f"\n\n{text}", encoding="utf-8")
+    batches = Run(tmp_path / "run", settings).batches
+    lines = [line for place in range(len(batches)) for line in batches.lines(0, place)]
+    assert sorted(lines) == list(range(3, 3 + len(EN)))
 
 
 def test_blank_sides_are_counted(settings, tmp_path):

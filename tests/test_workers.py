@@ -1,5 +1,6 @@
 """Workers answer in order, whatever their number; their end, of any kind, is an error at once that leaves no process behind."""
 
+import inspect
 import subprocess
 import sys
 import time
@@ -70,6 +71,20 @@ def test_every_end_of_a_worker_is_an_error_at_once(end, told):
         workers.next(timeout=2 if end == "hang" else 60)
     assert told in str(error.value) and f"process {workers.pids[0]}" in str(error.value)
     assert gone(workers.pids)
+
+
+def test_a_worker_that_hangs_and_reads_no_more_is_given_up_too():
+    """What it is asked for is more than its pipe holds."""
+    workers = Workers(worker_jobs.After(0, "hang"), 1, timeout=1)
+    for _ in range(3):
+        workers.ask("a" * 2**20)
+    with pytest.raises(WorkerError, match="did not answer within 1 seconds"):
+        workers.next()
+    assert gone(workers.pids)
+
+
+def test_the_longest_wait_for_a_batch_is_below_ten_seconds():
+    assert inspect.signature(Workers).parameters["timeout"].default < 10
 
 
 def test_a_job_that_cannot_be_read_is_told():

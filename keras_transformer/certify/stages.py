@@ -18,6 +18,7 @@ from keras_transformer.testing.recording import RecordGradients
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.corpus import read_pairs
 from keras_transformer.text.demo import demo_corpus
+from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.transformer import Transformer
 from keras_transformer.translator import Translator
 
@@ -80,7 +81,7 @@ class Subject:
     @functools.cached_property
     def sentences(self):
         """Source ids (N, S) of what is decoded."""
-        rows = self.tokenizer.encode(self.source[: self.plan.sentences], add_eos=True)
+        rows = source_tokenizer(self.tokenizer).encode(self.source[: self.plan.sentences], add_eos=True)
         return keras.utils.pad_sequences(rows, padding="post", value=self.tokenizer.pad_id)
 
     def optimizer(self):

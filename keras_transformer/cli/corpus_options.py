@@ -14,6 +14,9 @@ _OPTIONS = [
     ),
     click.option("--tokenizer", help="File of a tokenizer; if not given, one is trained on this text."),
     click.option("--vocabulary-size", type=click.IntRange(1), default=8000, help="Pieces of a tokenizer trained here."),
+    click.option(
+        "--separate-vocabularies", is_flag=True, help="Trains a tokenizer for each side, of so many pieces each."
+    ),
     click.option("--max-length", type=click.IntRange(1), default=256, help="Most positions of a row."),
     click.option("--max-characters", type=click.IntRange(1), help="Most characters of either side."),
     click.option("--max-ratio", type=click.FloatRange(1), help="Of the longer side to the shorter, in characters."),
@@ -51,16 +54,20 @@ def open_corpus(
     return PairStream(source, target, columns, filters, normalization, on_bad_line)
 
 
-def open_tokenizer(tokenizer, vocabulary_size, stream, sentences=1_000_000):
-    """The tokenizer of a file; or one trained on the text, whose first million pairs are enough."""
+def open_tokenizer(tokenizer, vocabulary_size, separate_vocabularies, stream, sentences=1_000_000):
+    """The tokenizer of a file; or one, or one for each side, trained on the text, whose first million pairs are enough."""
     import itertools
 
-    from keras_transformer.text.foreign import load_tokenizer
+    from keras_transformer.text.pair import TokenizerPair
     from keras_transformer.text.tokenizer import Tokenizer
+    from keras_transformer.text.tokenizer_files import load_tokenizer
 
     if tokenizer is not None:
         return load_tokenizer(tokenizer)
     if "-" in (stream.source, stream.target):
         raise ValueError("Standard input can be read once: train a tokenizer first and give it as --tokenizer.")
+    if separate_vocabularies:
+        sides = ((pair[side] for pair in itertools.islice(stream, sentences)) for side in (1, 2))
+        return TokenizerPair(*(Tokenizer.train(side, vocabulary_size=vocabulary_size) for side in sides))
     texts = (text for _, *pair in itertools.islice(stream, sentences) for text in pair)
     return Tokenizer.train(texts, vocabulary_size=vocabulary_size)

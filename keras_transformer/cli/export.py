@@ -82,6 +82,8 @@ def _facts(run, licence):
 
 
 def _sha256(file):
+    if Path(file, "prepared.json").is_file():  # which has the checksum of every shard
+        file = Path(file, "prepared.json")
     if not Path(file).is_file():
         return "no longer there"
     with open(file, "rb") as content:

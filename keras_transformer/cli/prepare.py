@@ -12,7 +12,7 @@ from keras_transformer.cli.corpus_options import corpus_options, open_corpus, op
 )
 @click.option("--shard-pairs", type=click.IntRange(1), default=100_000, help="Pairs of text a shard.")
 @click.option("--workers", type=click.IntRange(0), default=2, help="Processes.")
-def prepare(tokenizer, vocabulary_size, max_length, output, shard_pairs, workers, **corpus):
+def prepare(tokenizer, vocabulary_size, separate_vocabularies, max_length, output, shard_pairs, workers, **corpus):
     """Cuts a text into pieces once, into shards from which training reads: kt.Batches(OUTPUT)."""
     from pathlib import Path
 
@@ -23,7 +23,7 @@ def prepare(tokenizer, vocabulary_size, max_length, output, shard_pairs, workers
     made_before = Path(output, TOKENIZER)
     if tokenizer is None and made_before.is_file():
         tokenizer = made_before
-    tokenizer = open_tokenizer(tokenizer, vocabulary_size, stream)
+    tokenizer = open_tokenizer(tokenizer, vocabulary_size, separate_vocabularies, stream)
     counts = prepare(
         stream,
         tokenizer,

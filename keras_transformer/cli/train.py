@@ -46,8 +46,13 @@ def _read_config(context, parameter, path):
     is_eager=True,
     help="YAML file with any of these options.",
 )
-@click.option("--source", required=True, help="Training text, one sentence a line, plain or .gz.")
-@click.option("--target", required=True, help="Its translations, line by line.")
+@click.option(
+    "--source",
+    required=True,
+    help="Training text, a sentence a line: plain, .gz, .zst, a pattern of shards; .tsv, .jsonl, .parquet of both sides; or "
+    "the folder that prepare wrote.",
+)
+@click.option("--target", help="Its translations, line by line; none where the source holds both sides.")
 @click.option("--valid-source", help="Validation text.")
 @click.option("--valid-target", help="Its translations.")
 @click.option("--output", required=True, help="Run folder; training again on it goes on where it stands.")
@@ -58,9 +63,13 @@ def _read_config(context, parameter, path):
 @click.option(
     "--batch-tokens", type=click.IntRange(1), help="Most padded positions a batch; the preset's if not given."
 )
-@click.option("--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's if not given.")
+@click.option(
+    "--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's, or those of prepared text, if not given."
+)
+@click.option("--separate-vocabularies", is_flag=True, help="A vocabulary for each side, of so many pieces each.")
 @click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
 @click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Processes that lay batches out ahead of time.")
 @click.option("--remat", is_flag=True, help="Computes activations twice, to save memory.")
 @click.option("--keep", type=click.IntRange(1), default=2, help="Newest checkpoints that remain.")
 @click.option(
@@ -73,15 +82,15 @@ def _read_config(context, parameter, path):
 @click.option(
     "--patience", type=click.IntRange(1), help="Ends training after so many epochs without a better --monitor."
 )
-def train(backend, config, output, epochs, steps, minutes, keep, best, monitor, patience, **settings):
-    """Trains a model from two aligned text files. Ctrl-C saves it first; the same command goes on at the very batch.
+def train(backend, config, output, epochs, steps, minutes, workers, keep, best, monitor, patience, **settings):
+    """Trains a model from aligned text, or prepared text. Ctrl-C saves it first; the same command goes on at the very batch.
 
     Exit codes: 0 trained; 1 an error, told in one line; 129, 130, 143 ended by SIGHUP, SIGINT (Ctrl-C), SIGTERM, and saved.
     """
     from keras_transformer.callbacks import Interrupted
     from keras_transformer.runs import Run, Settings
 
-    run = Run(output, Settings(**settings))
+    run = Run(output, Settings(**settings), num_workers=workers)
     click.echo(_describe(run), err=True)
     try:
         run.train(
@@ -96,6 +105,8 @@ def train(backend, config, output, epochs, steps, minutes, keep, best, monitor, 
 def _describe(run):
     import keras
 
+    from keras_transformer.text.pair import vocabulary_sizes
+
     batches = run.batches
     skipped = _left_out(run.skipped) or "none"
     validation = (
@@ -104,7 +115,7 @@ def _describe(run):
     begun = f", going on after update {run.updates} in epoch {run.epoch + 1}" if run.updates else ""
     return (
         f"{run.settings.preset} on {keras.backend.backend()}: {run.model.count_params():,} parameters, "
-        f"{run.tokenizer.vocabulary_size:,} pieces\n"
+        f"{vocabulary_sizes(run.tokenizer)} pieces\n"
         f"{batches.num_pairs:,} pairs ({skipped} left out), {batches.num_tokens:,} target tokens an epoch in "
         f"{len(batches)} batches of {len(batches.shapes)} shapes, {batches.padding_share:.0%} padding{begun}{validation}"
     )

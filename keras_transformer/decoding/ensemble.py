@@ -28,7 +28,7 @@ class Ensemble:
         models = list(models)
         if not models:
             raise ValueError("An ensemble needs at least one model. Received an empty list.")
-        for name in ("vocabulary_size", "pad_id", "bos_id", "eos_id"):
+        for name in ("vocabulary_size", "num_source_pieces", "pad_id", "bos_id", "eos_id"):
             values = [getattr(model, name) for model in models]
             if len(set(values)) > 1:
                 raise ValueError(

@@ -72,7 +72,7 @@ class Search:
         source = np.asarray(source)
         if source.ndim != 2:
             raise ValueError(f"source must have two axes, sentences and positions. Received: shape {source.shape}.")
-        check_ids(source, self.model.vocabulary_size, "source")
+        check_ids(source, self.model.num_source_pieces, "source")
         inputs = {"source": source} | self._inputs(source, range(len(source)) if keys is None else keys)
         if prefix is not None:
             inputs["prefix"] = self._checked_prefix(source, np.asarray(prefix))

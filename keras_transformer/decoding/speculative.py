@@ -53,7 +53,7 @@ class SpeculativeSearch:
     beam_size = 1
 
     def __init__(self, model, draft, num_draft=4, max_length=None):
-        for name in ("vocabulary_size", "pad_id", "bos_id", "eos_id"):
+        for name in ("vocabulary_size", "source_vocabulary_size", "pad_id", "bos_id", "eos_id"):
             if getattr(model, name) != getattr(draft, name):
                 raise ValueError(
                     "Model and draft must share their vocabulary. Received: "

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_transformer.artifacts import check_manifest, new_folder, write_manifest
+from keras_transformer.text.pair import TokenizerPair
 
 CARD_FILE = "card.json"
 _KIND = "export"
@@ -52,6 +53,11 @@ def checked_tokenizer(model, tokenizer, target: str) -> None:
     if tokenizer is None:
         raise ValueError(
             f"{target} holds the tokenizer. Received: tokenizer=None. Give the one the model was trained with."
+        )
+    if isinstance(tokenizer, TokenizerPair):
+        raise ValueError(
+            f"{target} holds one tokenizer, for both sides. Received: a TokenizerPair. Export a SavedModel of ids with "
+            "export_saved_model(model, None, folder), or serve the translator itself with keras-transformer serve."
         )
     names = ("vocabulary_size", "pad_id", "bos_id", "eos_id")
     differing = [name for name in names if getattr(model, name) != getattr(tokenizer, name)]

@@ -35,7 +35,7 @@ def sources(model, tokenizer=None, sentences: list[str] | None = None) -> np.nda
 def _made_up(model):
     generator = np.random.default_rng(0)
     special = (model.pad_id, model.bos_id, model.eos_id)
-    words = [word for word in range(model.vocabulary_size) if word not in special] or [model.eos_id]
+    words = [word for word in range(model.num_source_pieces) if word not in special] or [model.eos_id]
     lengths = generator.integers(1, 12, SENTENCES)
     return [[*generator.choice(words, length).tolist(), model.eos_id] for length in lengths]
 

@@ -16,6 +16,7 @@ import keras
 from keras_transformer.artifacts import new_folder
 from keras_transformer.model_files import CONFIG_FILE as MODEL_FILE
 from keras_transformer.model_files import WEIGHTS_FILE, load_model, save_model
+from keras_transformer.text.pair import TokenizerPair
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.translator import Translator
 
@@ -56,7 +57,7 @@ def save_preset(translator: Translator, folder) -> None:
         folder: path.
 
     Raises:
-        ValueError: ``folder`` holds something else than a preset, which would be lost.
+        ValueError: ``folder`` holds something else than a preset, which would be lost; the tokenizer is a pair.
 
     Example:
 
@@ -70,6 +71,10 @@ def save_preset(translator: Translator, folder) -> None:
     ...     load_preset(folder + "/preset").model.d_model
     8
     """
+    if isinstance(translator.tokenizer, TokenizerPair):
+        raise ValueError(
+            "A preset of keras-nlp holds one tokenizer, for both sides. Received: a TokenizerPair. Save the translator itself."
+        )
     with new_folder(folder, mark=METADATA_FILE) as new:
         save_model(translator.model, new)
         (new / MODEL_FILE).rename(new / CONFIG_FILE)

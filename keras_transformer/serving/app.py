@@ -89,7 +89,7 @@ class Service:
         sources = []
         for number, text in enumerate(texts):
             try:
-                source = self.engine.tokenizer.encode(text, add_eos=True) if text.strip() else []
+                source = self.engine.source_tokenizer.encode(text, add_eos=True) if text.strip() else []
             except ValueError as error:
                 raise Refused(422, str(error)) from None
             if len(source) > self.settings.max_pieces:
@@ -113,7 +113,7 @@ class Service:
             for ids, score in hypotheses[:count]
             if score > _NO_SCORE
         ]
-        pieces = self.engine.tokenizer.pieces(source) if with_attention and source else None
+        pieces = self.engine.source_tokenizer.pieces(source) if with_attention and source else None
         return schema.Translation(text=shown[0].text if shown else "", hypotheses=shown, source_pieces=pieces)
 
     async def _hypothesis(self, source, ids, score, with_attention):
@@ -228,7 +228,7 @@ def _add_predict(app, service):
         beam_size = service.beam_size(None)
         if request.signature_name == "translate_text":
             return JSONResponse(await _predict_texts(service, rows, beam_size, by_row))
-        tokenizer = service.engine.tokenizer
+        tokenizer = service.engine.source_tokenizer
         sources = predict.checked_ids(rows, tokenizer, service.settings.max_pieces)
         ids, scores = predict.as_arrays(await service.search(sources, beam_size), sources, tokenizer.pad_id)
         if by_row:

@@ -14,6 +14,7 @@ from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.attention_map import forced_pass
 from keras_transformer.export.loaded import LoadedSavedModel
 from keras_transformer.layers.masking import padding_mask
+from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.translator import Translator
 
 
@@ -21,7 +22,8 @@ class Engine:
     """The part that both kinds share: pieces, padding, greedy streaming.
 
     Attributes:
-        tokenizer: text <-> ids.
+        tokenizer: text <-> ids, of the target where the source has its own.
+        source_tokenizer: of the source.
         name: under which the model is served.
         version: int.
         card: dict about the model, for people.
@@ -30,6 +32,7 @@ class Engine:
 
     def __init__(self, tokenizer, name, version, card, beam_sizes):
         self.tokenizer = tokenizer
+        self.source_tokenizer = source_tokenizer(tokenizer)
         self.name = name
         self.version = version
         self.card = card

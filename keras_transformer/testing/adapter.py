@@ -32,6 +32,7 @@ class Seq2Seq:
         pad_id: the id that fills up short rows.
         bos_id: the id every target begins with.
         eos_id: the id every source and label row ends with.
+        source_vocabulary_size: of a vocabulary of the source's own; None where both sides share one.
 
     Raises:
         ValueError: the vocabulary has fewer than three ids but the special ones.
@@ -57,6 +58,7 @@ class Seq2Seq:
     pad_id: int = 0
     bos_id: int = 2
     eos_id: int = 3
+    source_vocabulary_size: int | None = None
 
     def __post_init__(self):
         if len(self.words) < 3:
@@ -67,8 +69,9 @@ class Seq2Seq:
 
     @property
     def words(self):
-        """Ids of ordinary tokens."""
-        return np.setdiff1d(np.arange(self.vocabulary_size), [self.pad_id, self.bos_id, self.eos_id])
+        """Ids of ordinary tokens, of both sides."""
+        size = min(self.vocabulary_size, self.source_vocabulary_size or self.vocabulary_size)
+        return np.setdiff1d(np.arange(size), [self.pad_id, self.bos_id, self.eos_id])
 
     @property
     def tolerance(self):
@@ -119,6 +122,7 @@ def adapt(model, batch=None):
     return Seq2Seq(
         logits=lambda source, target: model({"source": source, "target": target}, training=False),
         vocabulary_size=model.vocabulary_size,
+        source_vocabulary_size=model.source_vocabulary_size,
         model=model,
         loss=keras.losses.get(loss),
         label_smoothing=getattr(loss, "label_smoothing", None),

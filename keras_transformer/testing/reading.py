@@ -92,10 +92,11 @@ def attends_to_source_padding(subject):
     source[:, -3:] = subject.pad_id
     source[:, -4] = subject.eos_id
     logits = subject.run(source, target)  # and builds the model, if that is still to be done
+    sizes = subject.vocabulary_size, subject.source_vocabulary_size
     tables = [
         weight
         for weight in subject.model.weights
-        if "embed" in weight.path and len(weight.shape) == 2 and weight.shape[0] == subject.vocabulary_size
+        if "embed" in weight.path and len(weight.shape) == 2 and weight.shape[0] in sizes
     ]
     if not tables:
         raise NotChecked("needs an embedding table (V, D) whose name contains 'embed'")

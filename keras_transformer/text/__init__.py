@@ -4,7 +4,8 @@ formats.py    files of any kind -> lines, only a line feed ends one
 filters.py    which pairs are kept, every pair left out counted
 corpus.py     two aligned texts -> pairs, as a stream or in memory
 mixture.py    several corpora by weight
-tokenizer.py  text <-> ids (SentencePiece); pieces.py: what its pieces are; foreign.py takes other libraries' tokenizers
+tokenizer.py  text <-> ids (SentencePiece); pieces.py: what its pieces are; pair.py: one for each side; foreign.py takes other
+              libraries' tokenizers; tokenizer_files.py reads all of them
 ids.py        are these ids of the vocabulary?
 prepare.py    text -> shards of ids on disk, in parallel processes; store.py reads them; beam.py does it on many machines
 buckets.py    shapes chosen from the lengths; packing.py puts several pairs into one line
@@ -18,18 +19,22 @@ demo.py       the built-in English-German corpus, generated
 from keras_transformer.text.corpus import Corpus, PairStream, read_lines, read_pairs
 from keras_transformer.text.demo import DemoCorpus, demo_corpus, dictionary_baseline, write_demo_corpus
 from keras_transformer.text.filters import Filters, PairCounts
-from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
+from keras_transformer.text.foreign import as_tokenizer
 from keras_transformer.text.ids import check_ids
 from keras_transformer.text.mixture import Mixture
+from keras_transformer.text.pair import TokenizerPair, source_tokenizer
 from keras_transformer.text.pieces import shared_rows
 from keras_transformer.text.prepare import prepare
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.tokenizer_files import load_tokenizer
 from keras_transformer.text.workers import WorkerError
 
 __all__ = [
     "Tokenizer",
     "as_tokenizer",
     "load_tokenizer",
+    "TokenizerPair",
+    "source_tokenizer",
     "shared_rows",
     "Corpus",
     "PairStream",

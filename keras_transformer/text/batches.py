@@ -17,6 +17,7 @@ from keras_transformer.text.buckets import group_by_shape
 from keras_transformer.text.dealing import Bucket, repeated, with_different_start
 from keras_transformer.text.encoding import encode_corpus
 from keras_transformer.text.packing import pack
+from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.prefetch import Prefetch
 from keras_transformer.text.rows import Layout, SampledLayout
 from keras_transformer.text.workers import WorkerError, Workers
@@ -43,11 +44,11 @@ class Batches(keras.utils.PyDataset):
     object, or say set_epoch afterwards.
 
     Args:
-        source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Mixture of
-            several corpora, or the folder of prepared text.
+        source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Corpus, a
+            Mixture of several corpora, or the folder of prepared text.
         target: the same for the translations, line by line.
-        tokenizer: a Tokenizer, or one of keras-nlp or Hugging Face's tokenizers (see as_tokenizer); None for prepared text, which
-            has its own.
+        tokenizer: a Tokenizer, a TokenizerPair of one for each side, or one of keras-nlp or Hugging Face's tokenizers (see
+            as_tokenizer); None for prepared text, which has its own.
         batch_tokens: most padded positions of a batch on its longer side: B max(S, T).
         seed: of the order; an integer from 0 to 2**63 - 1.
         shuffle: False for one fixed order, as for validation.
@@ -128,7 +129,13 @@ class Batches(keras.utils.PyDataset):
         self._target_lengths = corpus.target.lengths - 1  # bos and eos stand on different sides of the shift
         self._make_buckets(corpus)
         if sampling is not None:
-            self.tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
+            for tokenizer in (source_tokenizer(self.tokenizer), self.tokenizer):
+                if not hasattr(tokenizer, "sample"):
+                    raise ValueError(
+                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(tokenizer).__name__}. Train "
+                        "one, or leave sampling out."
+                    )
+                tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
             self._layout = SampledLayout(
                 self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
             )
@@ -157,9 +164,10 @@ class Batches(keras.utils.PyDataset):
                 f"positions, allowed are max_length={limit} and batch_tokens={self.batch_tokens}"
                 f"{f' for {multiple} rows' if multiple > 1 else ''}. Raise them."
             )
+        del longest, too_long, over_budget  # memory, for the grouping
         repeats = corpus.repeats(pairs)
         if self.packed_length is None:
-            lengths = source_lengths[pairs], target_lengths[pairs]
+            lengths = [x if len(x) == len(pairs) else x[pairs] for x in (source_lengths, target_lengths)]
             groups = group_by_shape(*lengths, self.num_buckets)
             self._buckets = [self._bucket(pairs[x], None if repeats is None else repeats[x], multiple) for x in groups]
         else:

@@ -22,7 +22,7 @@ from keras_transformer.text.prepare import (
     write_manifest,
 )
 from keras_transformer.text.store import shard_name
-from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.tokenizer_files import tokenizer_from_bytes
 
 # Numbers of shards kept free for each pair of files.
 _NUMBERS = 100_000
@@ -38,7 +38,7 @@ class _PrepareFiles:
     def __call__(self, element):
         number, source, target = element
         folder, serialized, max_length = self._arguments
-        writer = ShardWriter(folder, Tokenizer.from_bytes(serialized), max_length)
+        writer = ShardWriter(folder, tokenizer_from_bytes(serialized), max_length)
         stream, made = PairStream(source, target, **self._options), []
         for place, pairs in enumerate(_chunks(stream, self._shard_pairs)):
             shard = number * _NUMBERS + place

@@ -7,6 +7,7 @@ import numpy as np
 
 # Lengths tried as S or T of a shape. The search costs the fourth power; beyond about 40 the padding hardly falls.
 _GRID = 40
+_PART = 2**20
 
 
 def group_by_shape(source_lengths, target_lengths, num_buckets):
@@ -18,7 +19,7 @@ def group_by_shape(source_lengths, target_lengths, num_buckets):
     source_grid, source_cells = _grid_cells(source_lengths)
     target_grid, target_cells = _grid_cells(target_lengths)
     pair_cells = source_cells * np.int16(len(target_grid)) + target_cells
-    occurring = np.bincount(pair_cells, minlength=len(source_grid) * len(target_grid))
+    occurring = _counts(pair_cells, len(source_grid) * len(target_grid))
     cells = np.flatnonzero(occurring)  # those that hold pairs
     weights = occurring[cells]
     rows, columns = np.divmod(np.arange(len(occurring)), len(target_grid))
@@ -51,7 +52,7 @@ def group_by_shape(source_lengths, target_lengths, num_buckets):
 
 def _grid_cells(lengths):
     """At most _GRID of the lengths, the longest among them; and the place in it of the first that is not shorter, for each."""
-    counts = np.bincount(lengths)
+    counts = _counts(lengths, int(lengths.max()) + 1)
     grid = np.flatnonzero(counts)
     if len(grid) > _GRID:
         # Half of them follow the bulk of the lengths, half the few long ones.
@@ -60,6 +61,11 @@ def _grid_cells(lengths):
         grid = np.unique(np.append(bulk, grid[np.searchsorted(grid, tail)]))
     cell_of_length = np.searchsorted(grid, np.arange(grid[-1] + 1)).astype("int16")
     return grid, cell_of_length[lengths]
+
+
+def _counts(values, size):
+    """np.bincount part by part: it copies what it counts, in 8 bytes each."""
+    return sum(np.bincount(values[begin : begin + _PART], minlength=size) for begin in range(0, len(values), _PART))
 
 
 def _quantiles(counts, parts):

@@ -18,7 +18,7 @@ NORMALIZATIONS = ("NFC", "NFKC", None)
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Pairs of sentences; ``source[i]`` translates to ``target[i]``.
+    """Pairs of sentences in memory; ``source[i]`` translates to ``target[i]``. Gone through, it gives what a PairStream gives.
 
     Args:
         source: list of str.
@@ -38,6 +38,13 @@ class Corpus:
 
     def __len__(self):
         return len(self.source)
+
+    def __iter__(self):
+        return zip(self.lines, self.source, self.target, strict=True)
+
+    def place(self, line, side="source"):
+        """ "file:line" of a pair."""
+        return f"{self.target_name if side == 'target' else self.source_name}:{line}"
 
 
 def read_lines(path):
@@ -122,6 +129,10 @@ class PairStream:
                 )
             files = shards(self.source)
             return [(name_of(file),) * 2 + (lambda file=file: rows_of(file, self.columns, skip),) for file in files]
+        if self.target is None and _is_path(self.source) and os.path.isdir(self.source):
+            raise ValueError(
+                f"{self.source} is a folder. Text is read from files; a folder of prepared text is read by kt.Batches and train."
+            )
         if self.target is None:
             raise ValueError(
                 f"There is no target for the source {self.source!r:.80}. Give one, or a .tsv, .jsonl or .parquet file of both."

@@ -9,10 +9,12 @@ import numpy as np
 
 from keras_transformer.text.corpus import Corpus, PairStream, none_left
 from keras_transformer.text.filters import PairCounts
-from keras_transformer.text.foreign import as_tokenizer, load_tokenizer
+from keras_transformer.text.foreign import as_tokenizer
 from keras_transformer.text.mixture import Mixture
+from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.rows import RowsBuilder, Texts
 from keras_transformer.text.store import TOKENIZER, Store
+from keras_transformer.text.tokenizer_files import load_tokenizer
 
 # Pairs cut into pieces at a time.
 _CHUNK = 8192
@@ -57,7 +59,7 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     tokenizer = as_tokenizer(tokenizer)
     mixture = source if isinstance(source, Mixture) else None
     streams = [_stream(*parts) for parts in ([(x,) for x in mixture.corpora] if mixture else [(source, target)])]
-    sides = [RowsBuilder(tokenizer.vocabulary_size) for _ in range(2)]
+    sides = [RowsBuilder(side.vocabulary_size) for side in (source_tokenizer(tokenizer), tokenizer)]
     texts, sizes, counts = (array.array("q"), [], []), [], PairCounts(0, 0)  # lines, sources, targets
     for number, stream in enumerate(streams):
         size, corpus_counts = _encode(stream, tokenizer, sides, texts, keep_texts, number * _LINES)
@@ -77,10 +79,8 @@ def encode_corpus(source, target, tokenizer, keep_texts):
 
 
 def _stream(source, target=None):
-    if isinstance(source, PairStream):
+    if isinstance(source, PairStream | Corpus):
         return source
-    if isinstance(source, Corpus):
-        return PairStream(source.source, source.target)
     if target is None and isinstance(source, tuple) and len(source) == 2:
         return PairStream(*source)
     return PairStream(source, target)
@@ -90,7 +90,7 @@ def _encode(stream, tokenizer, sides, texts, keep_texts, first_line):
     """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts). Its lines count from first_line."""
     pairs, size, blank = iter(stream), 0, 0
     while chunk := list(itertools.islice(pairs, _CHUNK)):
-        source = tokenizer.encode([pair[1] for pair in chunk], add_eos=True)
+        source = source_tokenizer(tokenizer).encode([pair[1] for pair in chunk], add_eos=True)
         target = tokenizer.encode([pair[2] for pair in chunk], add_bos=True, add_eos=True)
         # Text of which no piece is left, such as a byte order mark alone.
         kept = [place for place in range(len(chunk)) if len(source[place]) > 1 and len(target[place]) > 2]

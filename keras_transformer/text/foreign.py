@@ -51,19 +51,6 @@ def as_tokenizer(tokenizer, **pieces):
     )
 
 
-def load_tokenizer(path):
-    """Reads a file that a tokenizer's ``save`` wrote, ours or a Hugging Face one.
-
-    Raises:
-        ValueError: there is no such file, or it is no tokenizer.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError:
-        return Tokenizer.load(path)  # says what is wrong
-    return HuggingFaceTokenizer.from_bytes(content) if content.startswith(b"{") else Tokenizer.load(path)
-
-
 class _Foreign:
     """What all adapters share: special ids by name, and rows cut at eos. A subclass has ``_encode`` and ``_decode``."""
 

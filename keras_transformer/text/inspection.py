@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 from keras_transformer.text.batches import Batches
+from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Inspection:
             f"target positions: {_quantiles(self.target_lengths)}",
             f"batches: {batches.full_length:,} of {len(batches.shapes)} shapes, rows x (S, T): {shapes}",
             f"padding share: {batches.padding_share:.2%}",
-            f"vocabulary: {batches.tokenizer.vocabulary_size:,} pieces, {self.coverage:.1%} of them occur",
+            f"vocabulary: {vocabulary_sizes(batches.tokenizer)} pieces, {self.coverage:.1%} of them occur",
             f"unknown rate: {self.unknown_rate:.4%}; spelt in bytes: {self.byte_rate:.4%}",
         ]
         for number, sides in enumerate(self.samples, start=1):
@@ -94,33 +95,41 @@ def inspect_corpus(batches, num_samples=10):
     0.0
     """
     tokenizer = batches.tokenizer
-    seen = np.zeros(tokenizer.vocabulary_size, "int64")
+    tokenizers = source_tokenizer(tokenizer), tokenizer
+    seen = [np.zeros(side.vocabulary_size, "int64") for side in tokenizers]
     samples, shown = [], max(1, batches.full_length // num_samples)
     for place in range(len(batches)):
         inputs, labels = batches[place]
-        for ids in (inputs["source"], labels):
-            seen += np.bincount(ids.ravel(), minlength=len(seen))
+        for counts, ids in zip(seen, (inputs["source"], labels), strict=True):
+            counts += np.bincount(ids.ravel(), minlength=len(counts))
         if len(samples) < num_samples and place % shown == 0:
-            samples.append(_first_pair(inputs["source"], labels, tokenizer))
-    lengths = batches.lengths()
+            samples.append(_first_pair(inputs["source"], labels, tokenizers))
+    if tokenizers[0] is tokenizers[1]:
+        tokenizers, seen = tokenizers[:1], [seen[0] + seen[1]]
+    counted = np.sum([_counted(*side) for side in zip(tokenizers, seen, strict=True)], axis=0)
+    total, unknown, in_bytes, occurring, known = counted.tolist()
+    rates = unknown / max(total, 1), in_bytes / max(total, 1)
+    return Inspection(batches, *batches.lengths(), occurring / max(known, 1), *rates, samples)
+
+
+def _counted(tokenizer, seen):
+    """Of one vocabulary: pieces seen, unknown ones and bytes among them; how many different ones, and how many there are."""
     special = [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id]
     pieces = seen.copy()
     pieces[special] = 0
-    total = max(int(pieces.sum()), 1)
-    unknown = int(pieces[tokenizer.unk_id]) if tokenizer.unk_id >= 0 else 0
+    unknown = pieces[tokenizer.unk_id] if tokenizer.unk_id >= 0 else 0
     in_bytes = [number for number, piece in enumerate(tokenizer.pieces(range(len(seen)))) if _is_byte(piece)]
-    coverage = float((pieces > 0).sum() / max(len(seen) - len(special), 1))
-    return Inspection(batches, *lengths, coverage, unknown / total, int(pieces[in_bytes].sum()) / total, samples)
+    return [pieces.sum(), unknown, pieces[in_bytes].sum(), (pieces > 0).sum(), len(seen) - len(special)]
 
 
 def _is_byte(piece):
     return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
 
 
-def _first_pair(source, labels, tokenizer):
+def _first_pair(source, labels, tokenizers):
     """Pieces of the first pair of a batch; of a packed line, too, the first ends at eos."""
     sides = []
-    for ids in (source[0], labels[0]):
+    for ids, tokenizer in zip((source[0], labels[0]), tokenizers, strict=True):
         ends = np.flatnonzero(ids == tokenizer.eos_id)
         sides.append(tokenizer.pieces(ids[: ends[0] + 1 if ends.size else None].tolist()))
     return tuple(sides)

@@ -13,11 +13,15 @@ from pathlib import Path
 
 from keras_transformer.text.corpus import none_left
 from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.pair import source_tokenizer
+from keras_transformer.text.rows import RowsBuilder
 from keras_transformer.text.store import MANIFEST, TOKENIZER, describe_shard, shard_name, write_shard
 from keras_transformer.text.workers import Workers
 
 # Seconds for one shard of a worker: some 20 times what it takes.
 _LONGEST_SHARD = 600
+# Pairs cut into pieces at a time.
+_CHUNK = 8192
 
 
 class ShardWriter:
@@ -35,23 +39,31 @@ class ShardWriter:
     def __call__(self, request):
         """(number of the shard, pairs (line, source, target)) -> what the manifest says of it."""
         number, pairs = request
-        source = self.tokenizer.encode([pair[1] for pair in pairs], add_eos=True)
-        target = self.tokenizer.encode([pair[2] for pair in pairs], add_bos=True, add_eos=True)
-        columns = {"source": [], "target": [], "source_text": [], "target_text": [], "line": []}
-        dropped = {"empty": 0, "max_length": 0}
-        for (line, *texts), source_ids, target_ids in zip(pairs, source, target, strict=True):
-            if len(source_ids) < 2 or len(target_ids) < 3:  # text of which no piece is left
-                dropped["empty"] += 1
-            elif max(len(source_ids), len(target_ids) - 1) > self.max_length:
-                dropped["max_length"] += 1
-            else:
-                row = (source_ids, target_ids, *texts, line)
-                for column, value in zip(columns.values(), row, strict=True):
-                    column.append(value)
-        counts = {"lines": len(pairs), "kept": len(columns["line"]), "dropped": {k: n for k, n in dropped.items() if n}}
+        tokenizers = source_tokenizer(self.tokenizer), self.tokenizer
+        sides = [RowsBuilder(tokenizer.vocabulary_size) for tokenizer in tokenizers]
+        kept, empty = [], 0
+        for begin in range(0, len(pairs), _CHUNK):  # a list of ids takes nine times the memory of an array
+            chunk = pairs[begin : begin + _CHUNK]
+            rows = [
+                tokenizer.encode([pair[1 + side] for pair in chunk], add_bos=side == 1, add_eos=True)
+                for side, tokenizer in enumerate(tokenizers)
+            ]
+            sizes = [(len(source), len(target)) for source, target in zip(*rows, strict=True)]
+            with_text = [
+                place for place, (s, t) in enumerate(sizes) if s > 1 and t > 2
+            ]  # else no piece is left of a side
+            fitting = [place for place in with_text if max(sizes[place][0], sizes[place][1] - 1) <= self.max_length]
+            for side, side_rows in zip(sides, rows, strict=True):
+                side.extend([side_rows[place] for place in fitting], lambda n, at=fitting: f"pair {chunk[at[n]][0]}")  # noqa: B023
+            kept += [chunk[place] for place in fitting]
+            empty += len(chunk) - len(with_text)
+        dropped = {"empty": empty, "max_length": len(pairs) - len(kept) - empty}
+        counts = {"lines": len(pairs), "kept": len(kept), "dropped": {k: n for k, n in dropped.items() if n}}
         file = shard_name(number)
-        columns["vocabulary_size"] = self.tokenizer.vocabulary_size
-        return {"file": file} | write_shard(Path(self.folder, file), columns, counts)
+        columns = {name: side.rows() for name, side in zip(("source", "target"), sides, strict=True)}
+        texts = {name: [pair[n] for pair in kept] for n, name in enumerate(("line", "source_text", "target_text"))}
+        size = max(tokenizer.vocabulary_size for tokenizer in tokenizers)
+        return {"file": file} | write_shard(Path(self.folder, file), columns | texts, size, counts)
 
 
 def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_workers=1, progress=None):

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 
 from keras_transformer.text.ids import check_ids
+from keras_transformer.text.pair import source_tokenizer
 
 
 class RowsBuilder:
@@ -44,7 +45,7 @@ class Rows:
 
     def __init__(self, ids, lengths):
         self.lengths = lengths
-        self._ids = ids
+        self.ids = ids
         self._begins = np.cumsum(lengths, dtype="int64") - lengths
 
     @classmethod
@@ -55,37 +56,39 @@ class Rows:
 
     def take(self, numbers):
         """Those rows one after the other: (ids, begin of each, length of each)."""
-        return self._ids, self._begins[numbers], self.lengths[numbers]
+        return self.ids, self._begins[numbers], self.lengths[numbers]
 
 
-def lay_out(rows, pairs, length, pad_id, skip_first=0, skip_last=0):
-    """Rows side by side, as one array.
+def lay_out(rows, pairs, length, pad_id, shifts=1):
+    """Rows side by side, as one array; or as several, of which each leaves out one more of a row's first ids.
 
     Args:
         rows: a Rows, or whatever has its ``take``.
         pairs: (B, P) numbers of rows that share a line of the batch; -1 for none.
         length: positions of a line.
         pad_id: what fills it up.
-        skip_first: ids left out at the front of each row.
-        skip_last: and behind.
+        shifts: number of arrays. A row of n ids takes n - shifts + 1 positions in each.
 
     Returns:
-        ids (B, length) int32; segments (B, length) int32, which count the rows of a line from 1 and are 0 at padding.
+        list of ids (B, length) int32, one for each shift; segments (B, length) int32, which count the rows of a line from 1 and
+        are 0 at padding.
     """
-    ids = np.full((len(pairs), length), pad_id, "int32")
+    ids = [np.full((len(pairs), length), pad_id, "int32") for _ in range(shifts)]
     segments = np.zeros((len(pairs), length), "int32")
     lines, places = np.nonzero(pairs >= 0)
     if not lines.size:
         return ids, segments
     stored, begins, lengths = rows.take(pairs[lines, places])
-    lengths = lengths.astype("int64") - skip_first - skip_last
+    lengths = lengths.astype("int64") - (shifts - 1)
     ends = np.cumsum(lengths)
     before = ends - lengths  # ids laid out before each row
     first = np.flatnonzero(np.append(True, lines[1:] != lines[:-1]))  # the first row of each line
     offsets = before - np.repeat(before[first], np.diff(np.append(first, len(lines))))  # of a row in its line
-    counts = np.arange(ends[-1]) - np.repeat(before, lengths)  # of an id in its row
-    to = np.repeat(lines * length + offsets, lengths) + counts
-    ids.ravel()[to] = stored[np.repeat(begins + skip_first, lengths) + counts]
+    counts = np.arange(ends[-1])
+    to = np.repeat(lines * length + offsets - before, lengths) + counts
+    at = np.repeat(begins - before, lengths) + counts
+    for shift, array in enumerate(ids):
+        array.ravel()[to] = stored[at + shift]
     segments.ravel()[to] = np.repeat(places + 1, lengths)
     return ids, segments
 
@@ -110,9 +113,8 @@ class Layout:
         return self.batch(self.source, self.target, pairs, source_length, target_length)
 
     def batch(self, source_rows, target_rows, pairs, source_length, target_length):
-        source, source_segments = lay_out(source_rows, pairs, source_length, self.pad_id)
-        target, target_segments = lay_out(target_rows, pairs, target_length, self.pad_id, skip_last=1)
-        labels, _ = lay_out(target_rows, pairs, target_length, self.pad_id, skip_first=1)
+        (source,), source_segments = lay_out(source_rows, pairs, source_length, self.pad_id)
+        (target, labels), target_segments = lay_out(target_rows, pairs, target_length, self.pad_id, shifts=2)
         inputs = {"source": source, "target": target}
         if self.packed:
             inputs |= {"source_segments": source_segments, "target_segments": target_segments}
@@ -127,7 +129,7 @@ class SampledLayout(Layout):
 
     Args:
         source_texts, target_texts: what has ``text(pair)`` and ``line(pair)``.
-        tokenizer: a Tokenizer that can ``sample``.
+        tokenizer: a Tokenizer that can ``sample``, or a TokenizerPair of such.
         seed: of the samples.
         alpha: see Tokenizer.sample.
     """
@@ -135,7 +137,7 @@ class SampledLayout(Layout):
     def __init__(self, layout, source_texts, target_texts, tokenizer, seed, alpha):
         super().__init__(layout.source, layout.target, layout.pad_id, layout.packed)
         self.source_texts, self.target_texts = source_texts, target_texts
-        self.tokenizer = tokenizer
+        self.tokenizers = source_tokenizer(tokenizer), tokenizer
         self.seed, self.alpha = seed, alpha
 
     def __call__(self, request):
@@ -147,7 +149,7 @@ class SampledLayout(Layout):
         for side, (rows, texts, length) in enumerate(
             ((self.source, self.source_texts, source_length), (self.target, self.target_texts, target_length + 1))
         ):
-            room = rows.lengths[numbers] if self.packed else np.full(len(numbers), length)
+            room = rows.take(numbers)[2] if self.packed else np.full(len(numbers), length)
             sides.append(
                 Rows.of([self._row(texts, int(n), int(r), side, epoch) for n, r in zip(numbers, room, strict=True)])
             )
@@ -156,8 +158,9 @@ class SampledLayout(Layout):
     def _row(self, texts, number, room, side, epoch):
         special = 2 if side else 1
         key = (self.seed, epoch, 2 * texts.line(number) + side)
-        ids = self.tokenizer.sample(texts.text(number), key, alpha=self.alpha, most=room - special)
-        return [*([self.tokenizer.bos_id] if side else []), *ids, self.tokenizer.eos_id]
+        tokenizer = self.tokenizers[side]
+        ids = tokenizer.sample(texts.text(number), key, alpha=self.alpha, most=room - special)
+        return [*([tokenizer.bos_id] if side else []), *ids, tokenizer.eos_id]
 
 
 class Texts:

@@ -78,12 +78,14 @@ class Workers:
             )
             for _ in range(number)
         ]
-        self.close = weakref.finalize(self, _end, self._children)  # also when Python ends
+        self._requests = [queue.Queue() for _ in self._children]
         self._answers = [queue.Queue() for _ in self._children]
-        for child, answers in zip(self._children, self._answers, strict=True):
+        self.close = weakref.finalize(self, _end, self._children, self._requests)  # also when Python ends
+        for child, requests, answers in zip(self._children, self._requests, self._answers, strict=True):
+            threading.Thread(target=_send, args=(child.stdin, requests), daemon=True).start()
             threading.Thread(target=_receive, args=(child.stdout, answers), daemon=True).start()
-        for worker in range(number):
-            self._send(worker, job)
+        for requests in self._requests:
+            requests.put(_message("job", job))
         for worker in range(number):
             self._answer(worker, _LONGEST_START)
 
@@ -97,7 +99,7 @@ class Workers:
         return self.asked - self.answered
 
     def ask(self, request):
-        self._send(self.asked % len(self._children), request)
+        self._requests[self.asked % len(self._children)].put(_message("request", request))
         self.asked += 1
 
     def next(self, timeout=None):
@@ -105,12 +107,6 @@ class Workers:
         answer = self._answer(self.answered % len(self._children), self.timeout if timeout is None else timeout)
         self.answered += 1
         return answer
-
-    def _send(self, worker, message):
-        try:
-            _write(self._children[worker].stdin, ("request", message))
-        except OSError:
-            self._fail(worker, "has died")
 
     def _answer(self, worker, timeout):
         try:
@@ -142,9 +138,10 @@ class Workers:
         self.close()
 
 
-def _end(children):
-    for child in children:
+def _end(children, requests):
+    for child, waiting in zip(children, requests, strict=True):
         child.kill()
+        waiting.put(None)
     for child in children:
         child.wait()
         for pipe in (child.stdin, child.stdout):
@@ -152,10 +149,13 @@ def _end(children):
                 pipe.close()
 
 
+def _message(kind, content):
+    content = pickle.dumps((kind, content), protocol=5)
+    return _LENGTH.pack(len(content)) + content
+
+
 def _write(pipe, message):
-    content = pickle.dumps(message, protocol=5)
-    pipe.write(_LENGTH.pack(len(content)))
-    pipe.write(content)
+    pipe.write(message)
     pipe.flush()
 
 
@@ -167,6 +167,13 @@ def _read(pipe):
     (length,) = _LENGTH.unpack(head)
     content = pipe.read(length)
     return pickle.loads(content) if len(content) == length else None
+
+
+def _send(pipe, requests):
+    """In a thread of the parent: a worker that hangs, and does not read, must not make its parent wait for it."""
+    with contextlib.suppress(OSError, ValueError):  # it died, which _receive tells; or closed from this side
+        while (message := requests.get()) is not None:
+            _write(pipe, message)
 
 
 def _receive(pipe, answers):
@@ -186,11 +193,11 @@ def serve():
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     try:
         _, job = _read(sys.stdin.buffer)
-        _write(answers, ("ready", None))
+        _write(answers, _message("ready", None))
         while (message := _read(sys.stdin.buffer)) is not None:
-            _write(answers, ("answer", job(message[1])))
+            _write(answers, _message("answer", job(message[1])))
     except Exception:
-        _write(answers, ("error", traceback.format_exc(limit=-4)))
+        _write(answers, _message("error", traceback.format_exc(limit=-4)))
 
 
 def _watch_parent(parent):

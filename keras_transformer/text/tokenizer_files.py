@@ -1,0 +1,49 @@
+"""The file of a tokenizer, of whatever kind, back to a tokenizer. Needs no Keras."""
+
+import base64
+import json
+from pathlib import Path
+
+from keras_transformer.text.foreign import HuggingFaceTokenizer
+from keras_transformer.text.pair import TokenizerPair
+from keras_transformer.text.tokenizer import Tokenizer
+
+
+def load_tokenizer(path):
+    """Reads a file that a tokenizer's ``save`` wrote: ours, a pair's, or a Hugging Face one.
+
+    Raises:
+        ValueError: there is no such file, or it is no tokenizer.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.text import load_tokenizer
+    >>> tokenizer = kt.Tokenizer.train(["a dog runs"], vocabulary_size=270)
+    >>> tokenizer.save(file := pathlib.Path(tempfile.mkdtemp(), "tokenizer.model"))
+    >>> load_tokenizer(file) == tokenizer
+    True
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return Tokenizer.load(path)  # says what is wrong
+    try:
+        return tokenizer_from_bytes(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def tokenizer_from_bytes(content):
+    """The tokenizer whose ``to_bytes`` these are.
+
+    Raises:
+        ValueError: they are no tokenizer's.
+    """
+    if not content.startswith(b"{"):
+        return Tokenizer.from_bytes(content)
+    about = json.loads(content)
+    if about.get("kind") != "pair":
+        return HuggingFaceTokenizer.from_bytes(content)
+    return TokenizerPair(*(tokenizer_from_bytes(base64.b64decode(about[side])) for side in ("source", "target")))
