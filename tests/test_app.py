@@ -128,7 +128,7 @@ def test_a_stopping_server_finishes_and_refuses():
 @once
 def test_a_failing_model_is_no_traceback():
     class Failing(Backwards):
-        def search(self, sources, beam_size):
+        def search(self, sources, beam_size, only_best=False):
             raise ValueError("secret weights")
 
     with client_of(Failing()) as client:
@@ -216,7 +216,7 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's")
 def test_a_saved_model_served_says_what_python_says(tmp_path):
     translator = kt.Translator(make_model(), TOKENIZER)
-    translator.export(tmp_path / "export", beam_size=3)
+    translator.export(tmp_path / "export", beam_size=3, text=False)
     texts = ["a dog runs", "two cats sleep"]
     expected = translator.translate(texts, beam_size=3)
     engine = load_engine(tmp_path / "export", name="en-de")
