@@ -25,7 +25,8 @@ TEXTS = ["a dog runs", "", "two cats", "a dog runs"]
 
 
 def client_of(engine=None, **settings):
-    return TestClient(create_app(engine or Backwards(), Settings(**settings)), raise_server_exceptions=False)
+    settings = Settings(**{"warm_up": False} | settings)
+    return TestClient(create_app(engine or Backwards(), settings), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -126,6 +127,13 @@ def test_a_stopping_server_finishes_and_refuses():
 
 
 @once
+def test_warms_up_before_the_first_request():
+    engine = Backwards()
+    with client_of(engine, warm_up=True):
+        assert engine.batches == [1, 1, 2, 2]
+
+
+@once
 def test_a_failing_model_is_no_traceback():
     class Failing(Backwards):
         def search(self, sources, beam_size, only_best=False):
@@ -190,7 +198,7 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
     texts = ["a dog runs", "two cats sleep", "a", "two dogs", "a cat runs two dogs"]
     expected = translator.translate(texts, beam_size=2)
     greedy = translator.translate(texts[:1], beam_size=1)[0]
-    with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2) as client:
+    with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2, warm_up=True) as client:
         replies = [None] * len(texts)
 
         def post(index):
@@ -239,5 +247,6 @@ def test_a_saved_model_served_says_what_python_says(tmp_path):
 @once
 def test_shapes_come_from_a_short_ladder():
     assert [padded_length(x) for x in (1, 8, 9, 24, 33, 49, 65, 97, 128)] == [8, 8, 16, 24, 48, 64, 96, 128, 128]
-    assert padded([[5, 3]] * 3, 0).shape == (4, 8)
+    assert padded([[5, 3]] * 3, 0, few_shapes=True).shape == (4, 8)
+    assert padded([[5, 3], [5, 6, 3]], 0, few_shapes=False).tolist() == [[5, 3, 0], [5, 6, 3]]
     assert len({padded_length(x) for x in range(1, 257)}) == 10

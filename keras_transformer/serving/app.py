@@ -143,6 +143,8 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app):
         service.batcher.start()
+        if service.settings.warm_up:
+            await service.batcher.run(engine.warm_up, service.beam_size(None))
         yield
         service.draining = True
         await service.batcher.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.backend import compiled
+from keras_transformer.backend import compiled, compiles_each_shape
 from keras_transformer.decoding.scoring import ForcedDecoding
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.card import facts_of_run
@@ -28,14 +28,16 @@ class Engine:
         version: int.
         card: dict about the model, for people.
         beam_sizes: range of the beam sizes that ``search`` takes.
+        few_shapes: whether batches are filled up to a short ladder of sizes, because each shape costs a compilation.
     """
 
-    def __init__(self, tokenizer, name, version, card, beam_sizes):
+    def __init__(self, tokenizer, name, version, card, beam_sizes, few_shapes=False):
         self.tokenizer = tokenizer
         self.name = name
         self.version = version
         self.card = card
         self.beam_sizes = beam_sizes
+        self.few_shapes = few_shapes
 
     def search(self, sources, beam_size, only_best=False):
         """Translates sources together.
@@ -49,7 +51,7 @@ class Engine:
             For each source its W hypotheses, or fewer with ``only_best``, best first: [(ids up to eos and without padding, score),
             ...].
         """
-        ids, scores = self._search(padded(sources, self.tokenizer.pad_id), beam_size, only_best)
+        ids, scores = self._search(self._padded(sources), beam_size, only_best)
         pad_id = self.tokenizer.pad_id
         return [
             [([x for x in row.tolist() if x != pad_id], float(score)) for row, score in zip(rows, scored, strict=True)]
@@ -58,14 +60,27 @@ class Engine:
 
     def attention(self, source, hypotheses):
         """For each token of each hypothesis how much it looked at each of ``source``: a list of (T, S), rows sum to 1."""
-        pad_id = self.tokenizer.pad_id
-        weights = self._attention(padded([source] * len(hypotheses), pad_id), padded(hypotheses, pad_id))
+        weights = self._attention(self._padded([source] * len(hypotheses)), self._padded(hypotheses))
         return [one[: len(ids), : len(source)] for one, ids in zip(weights, hypotheses, strict=False)]
+
+    def warm_up(self, beam_size):
+        """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls."""
+        for sources in (
+            [[self.tokenizer.eos_id]],
+            [self.tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")],
+        ):
+            for only_best in (True, False):
+                found = self.search(sources, beam_size, only_best)
+            self.attention(sources[0], [ids for ids, _ in found[0] if ids])
+        next(self.stream(sources[0]))
+
+    def _padded(self, rows):
+        return padded(rows, self.tokenizer.pad_id, self.few_shapes)
 
     def stream(self, source):
         """Greedy search of one source as a generator of ids, eos the last unless the limit comes first."""
         banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
-        token, state = self.tokenizer.bos_id, self._start(padded([source], self.tokenizer.pad_id))
+        token, state = self.tokenizer.bos_id, self._start(self._padded([source]))
         for _ in range(2 * len(source) + 10):
             logits, state = self._step(state, token)
             logits = np.array(logits)
@@ -91,7 +106,8 @@ class TranslatorEngine(Engine):
         model = translator.model
         known = {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
         card = known | (card or {})
-        super().__init__(translator.tokenizer, name, 1, card, range(1, max_beam_size + 1))
+        sizes = range(1, max_beam_size + 1)
+        super().__init__(translator.tokenizer, name, 1, card, sizes, few_shapes=compiles_each_shape())
         self.model = model
         self._searcher = functools.cache(self._new_searcher)
         self._length_penalty = length_penalty
@@ -166,9 +182,12 @@ def load_engine(folder, name: str | None = None) -> Engine:
     return TranslatorEngine(Translator.load(folder), name, card)
 
 
-def padded(rows: list, pad_id: int) -> np.ndarray:
-    """Rows of ids as one array; both its sizes come from a short ladder, so that few shapes get compiled."""
-    array = np.full((1 << (len(rows) - 1).bit_length(), padded_length(max(map(len, rows)))), pad_id, "int32")
+def padded(rows: list, pad_id: int, few_shapes: bool) -> np.ndarray:
+    """Rows of ids as one array, filled up to the longest; with ``few_shapes`` both its sizes come from a short ladder."""
+    size, length = len(rows), max(map(len, rows))
+    if few_shapes:
+        size, length = 1 << (size - 1).bit_length(), padded_length(length)
+    array = np.full((size, length), pad_id, "int32")
     for row, ids in zip(array, rows, strict=False):
         row[: len(ids)] = ids
     return array
