@@ -145,7 +145,10 @@ def test_a_minute_of_32_clients_and_then_too_many():
 
 @pytest.mark.deep
 def test_the_page_in_a_browser(tmp_path):
-    """A translation appears as one types; the map has a row and a column a piece; what is too long is told."""
+    """A translation appears as one types; the map has a row and a column a piece; what is too long is told. By keyboard alone.
+
+    $KERAS_TRANSFORMER_SCREENSHOTS names a folder for the pictures in docs/.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -153,7 +156,7 @@ def test_the_page_in_a_browser(tmp_path):
     text, expected = next(iter(VERBATIM.items()))
     with benchmark().server(ANCHOR, "--max-pieces", "64") as (_, address), playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, width, scheme in (("wide", 1000, "light"), ("narrow", 380, "dark")):
+        for name, width, scheme in (("", 1000, "light"), ("-dark", 1000, "dark"), ("-phone", 390, "light")):
             page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
             failures = []
             page.on("pageerror", lambda error, failures=failures: failures.append(str(error)))
@@ -167,16 +170,32 @@ def test_the_page_in_a_browser(tmp_path):
             assert page.locator("#map tbody tr").count() == len(translation["hypotheses"][0]["pieces"])
             assert page.locator("#map thead th").count() == len(translation["source_pieces"])
             assert page.locator("#alternatives li").count() == 4
-            page.keyboard.press("Tab")
-            page.keyboard.press("Tab")
-            page.keyboard.press("Tab")  # translation, first alternative, second
+            for _ in range(3):
+                page.keyboard.press("Tab")  # translation, first alternative, second
             page.keyboard.press("Enter")
-            assert page.locator("#translation").text_content() != ""
+            second = page.locator("#alternatives button").nth(1)
+            assert second.get_attribute("aria-pressed") == "true"
+            assert second.text_content().startswith(page.locator("#translation").text_content())
+            for key in ("Shift+Tab", "Enter", "Tab", "Tab", "Tab", "Tab", "ArrowRight", "ArrowDown"):
+                page.keyboard.press(key)  # the best again, then into the map: its second row, first column
+            assert page.locator("#map td.chosen").count() == 1
+            (best, *_), pieces = translation["hypotheses"], translation["source_pieces"]
+            looked = f"{best['pieces'][1]} looks at {pieces[0]}: {100 * best['attention'][1][0]:.0f} %".replace(
+                "\u2581", "\u00b7"
+            )
+            assert page.locator("#looked").text_content() == looked
             assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-            page.screenshot(path=os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path)) + f"/page-{name}.png")
+            folder = os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path))
+            page.screenshot(path=f"{folder}/serving-page{name}.png", full_page=True)
+            page.keyboard.press("Tab")
+            page.keyboard.press("Enter")  # opens what is said about the model
+            assert page.locator("#facts dt").first.is_visible()
+            assert "346,848" in page.locator("#facts").text_content()
+            assert '"verbatim"' in page.locator("#card").text_content()
             page.fill("#source", text * 20)
             page.wait_for_function("() => document.getElementById('message').textContent !== ''")
             assert "At most 64 are translated at a time" in page.locator("#message").text_content()
+            assert page.locator("#translation").text_content() == "" and not page.locator("#more").is_visible()
             assert failures == []
             page.close()
         browser.close()
