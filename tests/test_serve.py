@@ -72,7 +72,7 @@ def bodies():
         | strategies.booleans()
         | strategies.integers()
         | strategies.floats()
-        | strategies.text(max_size=20)
+        | strategies.text(strategies.characters(), max_size=20)
     )
     names = strategies.sampled_from(
         [
@@ -93,7 +93,8 @@ def bodies():
         lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(names, inner, max_size=4),
         max_leaves=12,
     )
-    objects = strategies.dictionaries(names, values, max_size=5)
+    anything = strategies.text(strategies.characters(), max_size=5)  # halves of surrogate pairs too
+    objects = strategies.dictionaries(names | anything, values, max_size=5)
     return strategies.one_of(values, objects, objects).map(lambda x: json.dumps(x).encode()) | strategies.binary(
         max_size=40
     )
