@@ -90,7 +90,7 @@ def test_limits_are_told_with_their_reason():
         half = b'{"texts": ["\\ud800"]}'  # of a surrogate pair: no text
         refused(client.post("/v1/translate", content=half, headers=header), 422, "lone surrogate")
         half = b'{"texts": ["a"], "\\ud800": 1}'
-        refused(client.post("/v1/translate", content=half, headers=header), 422, "body.\\ud800: Extra inputs")
+        refused(client.post("/v1/translate", content=half, headers=header), 422, "valid string")
         endless = header | {"Content-Length": "9" * 5000}
         refused(client.post("/v1/translate", content=b"{}", headers=endless), 413, "A request may have 300 bytes")
         refused(client.get("/nowhere"), 404, "Not Found")

@@ -37,7 +37,6 @@ _PAGE_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-_LONGEST_REASON = 1000  # characters
 _NO_SCORE = -1e8  # below it a search found fewer hypotheses than its beam
 _FAILURES = {
     status: {"model": schema.Failure, "description": text}
@@ -164,9 +163,6 @@ def _add_failures(app):
     """Every failure is {"error": reason}; what a model raises is told to the log, not to the world."""
 
     def failed(status, reason):
-        reason = (
-            reason[:_LONGEST_REASON].encode("utf-8", "backslashreplace").decode("utf-8")
-        )  # it may quote what was sent
         return JSONResponse({"error": reason}, status, {"Retry-After": "1"} if status in (429, 503) else None)
 
     app.add_exception_handler(Refused, lambda request, error: failed(error.status, str(error)))
