@@ -177,13 +177,12 @@ def test_the_page_in_a_browser(tmp_path):
             second = page.locator("#alternatives button").nth(1)
             assert second.get_attribute("aria-pressed") == "true"
             assert second.text_content().startswith(page.locator("#translation").text_content())
-            for key in ("Shift+Tab", "Enter", "Tab", "Tab", "Tab", "Tab", "ArrowRight", "ArrowDown"):
-                page.keyboard.press(key)  # the best again, then into the map: its second row, first column
+            for key in ("Shift+Tab", "Enter", "Tab", "Tab", "Tab", "Tab", "ArrowRight", "ArrowRight", "ArrowDown"):
+                page.keyboard.press(key)  # the best again, then into the map: its second row, second column
             assert page.locator("#map td.chosen").count() == 1
             (best, *_), pieces = translation["hypotheses"], translation["source_pieces"]
-            looked = f"{best['pieces'][1]} looks at {pieces[0]}: {100 * best['attention'][1][0]:.0f} %".replace(
-                "\u2581", "\u00b7"
-            )
+            looked = f"“{best['pieces'][1]}” looks at “{pieces[1]}”: {100 * best['attention'][1][1]:.0f} %"
+            looked = looked.replace("\u2581", "\u00b7")
             assert page.locator("#looked").text_content() == looked
             assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
             folder = os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path))
