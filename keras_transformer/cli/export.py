@@ -57,7 +57,7 @@ def export(
     elif kind == "ctranslate2":
         exports.export_ctranslate2(model, tokenizer, output, quantization=quantization, facts=facts)
     else:
-        save_preset(translator, output)
+        save_preset(translator, output, facts)
     click.echo(f"{output} holds {FORMATS[kind]}.", err=True)
 
 
