@@ -38,7 +38,7 @@ test-without-tensorflow: .venv-jax/ready
 test-jax: .venv/ready
 	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py \
 		tests/test_keras_nlp_equivalence.py tests/test_testing_keras_nlp.py tests/test_readme.py
-	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_cli.py tests/test_inputs.py \
+	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_trainer.py tests/test_cli.py tests/test_inputs.py \
 		-k "tf_data or tf.data or data_loader or DataLoader or export"
 
 # Apache Beam asks for an older protobuf than TensorFlow: an environment of its own, with its own versions.

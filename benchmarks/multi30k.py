@@ -37,9 +37,9 @@ def arguments():
     parser.add_argument(
         "--minutes", type=float, help="of training from now on, for each norm; the same command goes on"
     )
-    parser.add_argument(
-        "--batch-tokens", type=int, default=4096, help="padded positions of a micro-batch; two make an update"
-    )
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="padded positions of a micro-batch")
+    parser.add_argument("--micro-batches", type=int, default=2, help="that make an update")
+    parser.add_argument("--dtype", default="float32", help="or mixed_bfloat16, which trains faster")
     parser.add_argument("--vocabulary-size", type=int, default=10_000)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--length-penalty", type=float, default=1.0)
@@ -66,11 +66,11 @@ def trained(norm, tokenizer, options):
     """The model with its last weights, and what its training took."""
     folder = options.output / norm
     model = kt.Transformer.from_preset(
-        "tiny", tokenizer.vocabulary_size, norm=norm, num_layers=options.layers, seed=options.seed
+        "tiny", tokenizer.vocabulary_size, norm=norm, num_layers=options.layers, seed=options.seed, dtype=options.dtype
     )
     schedule = kt.WarmupInverseSqrt.from_peak(5e-3, model.d_model, warmup_steps=2000)
     adam = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
-    model.compile(kt.AccumulateGradients(adam, steps=2))
+    model.compile(kt.AccumulateGradients(adam, steps=options.micro_batches) if options.micro_batches > 1 else adam)
     path = latest_checkpoint(folder / "checkpoints")
     if path is not None:
         load_checkpoint(model, path)
@@ -83,7 +83,7 @@ def trained(norm, tokenizer, options):
         "updates": updates,
         "epochs": len(rows),
         "seconds": seconds,
-        "tokens_per_second": round(2 * updates * train.num_tokens / len(train) / seconds),
+        "tokens_per_second": round(options.micro_batches * updates * train.num_tokens / len(train) / seconds),
         "val_perplexity": rows[-1]["val_perplexity"],
     }
 
