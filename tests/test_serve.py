@@ -208,7 +208,7 @@ def test_the_docs_name_options_that_exist():
 
     from keras_transformer.cli import main
 
-    known = {option for parameter in main.commands["serve"].params for option in parameter.opts}
+    known = {option for one in main.commands["serve"].params for option in (*one.opts, *one.secondary_opts)}
     manifest = list(yaml.safe_load_all((ROOT / "docs" / "serving-kubernetes.yaml").read_text(encoding="utf-8")))
     assert [one["kind"] for one in manifest] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
     arguments = manifest[0]["spec"]["template"]["spec"]["containers"][0]["args"]
