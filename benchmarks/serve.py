@@ -94,6 +94,7 @@ def main():
     parser.add_argument("--source", help="sentences, a line each; those of the built-in corpus if none are given")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--warm-up", type=float, default=5, help="seconds of either load that are not counted")
     parser.add_argument("--beam-size", type=int, default=4)
     parser.add_argument("--backend")
     parser.add_argument("--json")
@@ -108,8 +109,8 @@ def main():
     rows = []
     with server(arguments.run, backend=arguments.backend) as (_, address):
         for clients, seconds in (
-            (1, 5),
-            (arguments.clients, 5),
+            (1, arguments.warm_up),
+            (arguments.clients, arguments.warm_up),
             (1, arguments.seconds),
             (arguments.clients, arguments.seconds),
         ):
@@ -122,6 +123,8 @@ def main():
         print(
             f"| {row['clients']} | {row['sentences_per_second']:.1f} | {times} | {len(row['errors'])} | {len(row['wrong'])} |"
         )
+    one, many = (row["sentences_per_second"] for row in rows)
+    print(f"{arguments.clients} clients get {many / one:.1f} times the sentences of one.")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -346,6 +346,11 @@ def compiled(function: Callable, model: keras.Model) -> Callable:
     return torch.inference_mode()(function)
 
 
+def compiles_each_shape() -> bool:
+    """Whether what ``compiled`` gives is compiled anew for each shape of its arguments, so that few should occur: on JAX."""
+    return keras.backend.backend() == "jax"
+
+
 def fold_chunks(function: Callable, carry: tuple, rows: tuple, chunk_size) -> tuple:
     """Folds ``function`` over chunks of rows, one after the other, and joins what each gives.
 

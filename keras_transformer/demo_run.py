@@ -98,7 +98,7 @@ def run_demo(folder: str | Path, seed: int = 1, echo: Callable[[str], object] = 
     if importlib.util.find_spec("tensorflow") is None:
         echo("No SavedModel is written: TensorFlow is not installed (pip install 'keras-transformer[tensorflow]').")
         return exact_match
-    translator.export(folder, beam_size=1)
+    translator.export(folder, beam_size=1, text=False)
     check_answers(translator, folder, corpus.test.source[:64])
     echo(f"{folder} holds a SavedModel; TensorFlow alone gives the same 64 translations with it.")
     return exact_match

@@ -252,7 +252,7 @@ class Transformer(TokenTrainer):
             return self._call_packed(inputs, training)
         source_mask = padding_mask(inputs["source"], self.pad_id)  # (B, 1, 1, S)
         encoder_output = self.encode(inputs["source"], source_mask, training=training)  # (B, S, D)
-        x = self._embed(self.target_embedding, inputs["target"], training=training)  # (B, T, D)
+        x = self.embed_target(inputs["target"], training=training)  # (B, T, D)
         x = self.decoder(x, encoder_output, encoder_mask=source_mask, training=training)
         return x if self.scores_hidden_states else self.logits(x)
 
@@ -263,7 +263,7 @@ class Transformer(TokenTrainer):
         positions = segment_positions(source_segments)
         encoder_output = self.encode(inputs["source"], source_mask, positions, training=training)  # (B, S, D)
         positions = segment_positions(target_segments)
-        x = self._embed(self.target_embedding, inputs["target"], positions=positions, training=training)  # (B, T, D)
+        x = self.embed_target(inputs["target"], positions=positions, training=training)  # (B, T, D)
         masks = {
             "attention_mask": segment_mask(target_segments, target_segments),  # (B, 1, T, T)
             "encoder_mask": segment_mask(target_segments, source_segments),  # (B, 1, T, S)
@@ -276,6 +276,10 @@ class Transformer(TokenTrainer):
         x = self._embed(self.source_embedding, source, positions=positions, training=training)
         return self.encoder(x, attention_mask=source_mask, training=training)
 
+    def embed_target(self, target, start=0, positions=None, training: bool | None = None):
+        """What the decoder reads of target ids (B, T), the first of which stands at position ``start``: (B, T, D)."""
+        return self._embed(self.target_embedding, target, start=start, positions=positions, training=training)
+
     def with_scores(self, source, target) -> tuple:
         """Logits (B, T, V) as ``call`` gives them without dropout, and what each layer attends to.
 
@@ -283,7 +287,7 @@ class Transformer(TokenTrainer):
         """
         source_mask = padding_mask(source, self.pad_id)
         encoded, encoder = self.encoder.with_scores(self._embed(self.source_embedding, source), source_mask)
-        x = self._embed(self.target_embedding, target)
+        x = self.embed_target(target)
         x, decoder, cross = self.decoder.with_scores(x, encoded, source_mask)
         return self.logits(x), {"encoder": encoder, "decoder": decoder, "cross": cross}
 
@@ -298,7 +302,7 @@ class Transformer(TokenTrainer):
 
     def decode_block(self, target, cache: dict, step, source_mask) -> tuple:
         """As decode_step for T tokens at once, of one hypothesis a sentence: (B, T) -> (B, T, V), and the new cache."""
-        x = self._embed(self.target_embedding, target, start=step)  # (B W, T, D)
+        x = self.embed_target(target, start=step)  # (B W, T, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
         return self.logits(apart(x)), cache
 

@@ -20,15 +20,15 @@ class Backwards(Engine):
         self.seconds = seconds
         self.batches = []
 
-    def search(self, sources, beam_size):
+    def search(self, sources, beam_size, only_best=False):
         self.batches.append(len(sources))
         time.sleep(self.seconds)
         return [
             [([*source[-2::-1], TOKENIZER.eos_id], -float(rank)) for rank in range(beam_size)] for source in sources
         ]
 
-    def attention(self, source, ids):
-        return np.full((len(ids), len(source)), 1 / len(source))
+    def attention(self, source, hypotheses):
+        return [np.full((len(ids), len(source)), 1 / len(source)) for ids in hypotheses]
 
     def stream(self, source):
         yield from [*source[-2::-1], TOKENIZER.eos_id]

@@ -25,7 +25,8 @@ TEXTS = ["a dog runs", "", "two cats", "a dog runs"]
 
 
 def client_of(engine=None, **settings):
-    return TestClient(create_app(engine or Backwards(), Settings(**settings)), raise_server_exceptions=False)
+    settings = Settings(**{"warm_up": False} | settings)
+    return TestClient(create_app(engine or Backwards(), settings), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -88,6 +89,10 @@ def test_limits_are_told_with_their_reason():
         refused(client.post("/v1/translate", content=b"{", headers=header), 422, "JSON")
         half = b'{"texts": ["\\ud800"]}'  # of a surrogate pair: no text
         refused(client.post("/v1/translate", content=half, headers=header), 422, "lone surrogate")
+        half = b'{"texts": ["a"], "\\ud800": 1}'
+        refused(client.post("/v1/translate", content=half, headers=header), 422, "valid string")
+        endless = header | {"Content-Length": "9" * 5000}
+        refused(client.post("/v1/translate", content=b"{}", headers=endless), 413, "A request may have 300 bytes")
         refused(client.get("/nowhere"), 404, "Not Found")
         refused(client.get("/v1/translate"), 405, "Method Not Allowed")
 
@@ -126,9 +131,16 @@ def test_a_stopping_server_finishes_and_refuses():
 
 
 @once
+def test_warms_up_before_the_first_request():
+    engine = Backwards()
+    with client_of(engine, warm_up=True):
+        assert engine.batches == [1, 1, 2, 2]
+
+
+@once
 def test_a_failing_model_is_no_traceback():
     class Failing(Backwards):
-        def search(self, sources, beam_size):
+        def search(self, sources, beam_size, only_best=False):
             raise ValueError("secret weights")
 
     with client_of(Failing()) as client:
@@ -190,7 +202,7 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
     texts = ["a dog runs", "two cats sleep", "a", "two dogs", "a cat runs two dogs"]
     expected = translator.translate(texts, beam_size=2)
     greedy = translator.translate(texts[:1], beam_size=1)[0]
-    with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2) as client:
+    with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2, warm_up=True) as client:
         replies = [None] * len(texts)
 
         def post(index):
@@ -216,7 +228,7 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel is TensorFlow's")
 def test_a_saved_model_served_says_what_python_says(tmp_path):
     translator = kt.Translator(make_model(), TOKENIZER)
-    translator.export(tmp_path / "export", beam_size=3)
+    translator.export(tmp_path / "export", beam_size=3, text=False)
     texts = ["a dog runs", "two cats sleep"]
     expected = translator.translate(texts, beam_size=3)
     engine = load_engine(tmp_path / "export", name="en-de")
@@ -239,5 +251,6 @@ def test_a_saved_model_served_says_what_python_says(tmp_path):
 @once
 def test_shapes_come_from_a_short_ladder():
     assert [padded_length(x) for x in (1, 8, 9, 24, 33, 49, 65, 97, 128)] == [8, 8, 16, 24, 48, 64, 96, 128, 128]
-    assert padded([[5, 3]] * 3, 0).shape == (4, 8)
+    assert padded([[5, 3]] * 3, 0, few_shapes=True).shape == (4, 8)
+    assert padded([[5, 3], [5, 6, 3]], 0, few_shapes=False).tolist() == [[5, 3, 0], [5, 6, 3]]
     assert len({padded_length(x) for x in range(1, 257)}) == 10

@@ -56,9 +56,9 @@ def test_other_beams_wait_and_the_first_is_not_overtaken():
     from served_engine import Backwards
 
     class Watched(Backwards):
-        def search(self, sources, beam_size):
+        def search(self, sources, beam_size, only_best=False):
             beams.append(beam_size)
-            return super().search(sources, beam_size)
+            return super().search(sources, beam_size, only_best)
 
     async def mixed(batcher):
         return await asyncio.gather(*(batcher.search([SOURCES[0]], width) for width in (1, 2, 1, 2)))
@@ -68,14 +68,31 @@ def test_other_beams_wait_and_the_first_is_not_overtaken():
     assert beams == [1, 2]
 
 
+def test_the_best_alone_is_searched_where_nobody_asks_for_more():
+    from served_engine import Backwards
+
+    class Watched(Backwards):
+        def search(self, sources, beam_size, only_best=False):
+            asked.append((len(sources), only_best))
+            return super().search(sources, beam_size, only_best)
+
+    async def mixed(batcher):
+        await batcher.search(SOURCES, 2, only_best=True)
+        await asyncio.gather(batcher.search(SOURCES, 2, only_best=True), batcher.search(SOURCES[:1], 2))
+
+    asked = []
+    run(mixed, Watched(), delay=0.1)
+    assert asked == [(4, True), (5, False)]
+
+
 def test_more_than_may_wait_is_refused_and_a_request_that_ended_is_not_searched():
     from served_engine import Backwards
 
     class Slow(Backwards):
-        def search(self, sources, beam_size):
+        def search(self, sources, beam_size, only_best=False):
             begun.set()
             go_on.wait(10)
-            return super().search(sources, beam_size)
+            return super().search(sources, beam_size, only_best)
 
     async def crowd(batcher):
         first = asyncio.ensure_future(batcher.search([SOURCES[0]], 1))
@@ -100,10 +117,10 @@ def test_an_engine_that_fails_fails_its_batch_alone():
     from served_engine import Backwards
 
     class Failing(Backwards):
-        def search(self, sources, beam_size):
+        def search(self, sources, beam_size, only_best=False):
             if beam_size == 1:
                 raise ValueError("the logits are not finite")
-            return super().search(sources, beam_size)
+            return super().search(sources, beam_size, only_best)
 
     async def both(batcher):
         with pytest.raises(ValueError, match="not finite"):

@@ -312,7 +312,7 @@ def test_as_a_process_with_another_backend_asked_for(run):
 
 def test_export(run, tmp_path):
     pytest.importorskip("tensorflow", reason="a SavedModel is written by TensorFlow")
-    result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "saved")])
+    result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "saved"), "--no-text"])
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "saved" / "card.json").read_text())["search"]["beam_size"] == 4
     assert (tmp_path / "saved" / "1" / "saved_model.pb").is_file()

@@ -20,7 +20,14 @@ def test_reads_what_it_wrote(tmp_path):
         np.testing.assert_array_equal(one, other)
     metadata = json.loads((tmp_path / "preset" / "metadata.json").read_text())
     assert metadata["parameter_count"] == translator.model.count_params()
-    save_preset(translator, tmp_path / "preset")  # replaces
+    save_preset(translator, tmp_path / "preset", {"licence": "CC0"})  # replaces
+    card = json.loads((tmp_path / "preset" / "card.json").read_text())
+    assert (card["kind"], card["licence"], card["scores"]) == ("keras-nlp preset", "CC0", "not stated")
+    weights = tmp_path / "preset" / "model.weights.h5"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(ValueError, match="model.weights.h5 cannot be used: corrupt: its sha256 is not"):
+        load_preset(tmp_path / "preset")
     (tmp_path / "preset" / "config.json").unlink()
     with pytest.raises(ValueError, match="is no preset of a translator: config.json is missing"):
         load_preset(tmp_path / "preset")

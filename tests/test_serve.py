@@ -72,7 +72,7 @@ def bodies():
         | strategies.booleans()
         | strategies.integers()
         | strategies.floats()
-        | strategies.text(max_size=20)
+        | strategies.text(strategies.characters(), max_size=20)
     )
     names = strategies.sampled_from(
         [
@@ -93,7 +93,8 @@ def bodies():
         lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(names, inner, max_size=4),
         max_leaves=12,
     )
-    objects = strategies.dictionaries(names, values, max_size=5)
+    anything = strategies.text(strategies.characters(), max_size=5)  # halves of surrogate pairs too
+    objects = strategies.dictionaries(names | anything, values, max_size=5)
     return strategies.one_of(values, objects, objects).map(lambda x: json.dumps(x).encode()) | strategies.binary(
         max_size=40
     )
@@ -145,7 +146,10 @@ def test_a_minute_of_32_clients_and_then_too_many():
 
 @pytest.mark.deep
 def test_the_page_in_a_browser(tmp_path):
-    """A translation appears as one types; the map has a row and a column a piece; what is too long is told."""
+    """A translation appears as one types; the map has a row and a column a piece; what is too long is told. By keyboard alone.
+
+    $KERAS_TRANSFORMER_SCREENSHOTS names a folder for the pictures in docs/.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -153,7 +157,7 @@ def test_the_page_in_a_browser(tmp_path):
     text, expected = next(iter(VERBATIM.items()))
     with benchmark().server(ANCHOR, "--max-pieces", "64") as (_, address), playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, width, scheme in (("wide", 1000, "light"), ("narrow", 380, "dark")):
+        for name, width, scheme in (("", 1000, "light"), ("-dark", 1000, "dark"), ("-phone", 390, "light")):
             page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
             failures = []
             page.on("pageerror", lambda error, failures=failures: failures.append(str(error)))
@@ -167,16 +171,31 @@ def test_the_page_in_a_browser(tmp_path):
             assert page.locator("#map tbody tr").count() == len(translation["hypotheses"][0]["pieces"])
             assert page.locator("#map thead th").count() == len(translation["source_pieces"])
             assert page.locator("#alternatives li").count() == 4
-            page.keyboard.press("Tab")
-            page.keyboard.press("Tab")
-            page.keyboard.press("Tab")  # translation, first alternative, second
+            for _ in range(3):
+                page.keyboard.press("Tab")  # translation, first alternative, second
             page.keyboard.press("Enter")
-            assert page.locator("#translation").text_content() != ""
+            second = page.locator("#alternatives button").nth(1)
+            assert second.get_attribute("aria-pressed") == "true"
+            assert second.text_content().startswith(page.locator("#translation").text_content())
+            for key in ("Shift+Tab", "Enter", "Tab", "Tab", "Tab", "Tab", "ArrowRight", "ArrowRight", "ArrowDown"):
+                page.keyboard.press(key)  # the best again, then into the map: its second row, second column
+            assert page.locator("#map td.chosen").count() == 1
+            (best, *_), pieces = translation["hypotheses"], translation["source_pieces"]
+            looked = f"“{best['pieces'][1]}” looks at “{pieces[1]}”: {100 * best['attention'][1][1]:.0f} %"
+            looked = looked.replace("\u2581", "\u00b7")
+            assert page.locator("#looked").text_content() == looked
             assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-            page.screenshot(path=os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path)) + f"/page-{name}.png")
+            folder = os.environ.get("KERAS_TRANSFORMER_SCREENSHOTS", str(tmp_path))
+            page.screenshot(path=f"{folder}/serving-page{name}.png", full_page=True)
+            page.keyboard.press("Tab")
+            page.keyboard.press("Enter")  # opens what is said about the model
+            assert page.locator("#facts dt").first.is_visible()
+            assert "346,848" in page.locator("#facts").text_content()
+            assert '"verbatim"' in page.locator("#card").text_content()
             page.fill("#source", text * 20)
             page.wait_for_function("() => document.getElementById('message').textContent !== ''")
             assert "At most 64 are translated at a time" in page.locator("#message").text_content()
+            assert page.locator("#translation").text_content() == "" and not page.locator("#more").is_visible()
             assert failures == []
             page.close()
         browser.close()
@@ -189,7 +208,7 @@ def test_the_docs_name_options_that_exist():
 
     from keras_transformer.cli import main
 
-    known = {option for parameter in main.commands["serve"].params for option in parameter.opts}
+    known = {option for one in main.commands["serve"].params for option in (*one.opts, *one.secondary_opts)}
     manifest = list(yaml.safe_load_all((ROOT / "docs" / "serving-kubernetes.yaml").read_text(encoding="utf-8")))
     assert [one["kind"] for one in manifest] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
     arguments = manifest[0]["spec"]["template"]["spec"]["containers"][0]["args"]

@@ -41,7 +41,7 @@ class WithoutCausalMask(Mutant):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         layer = self.decoder.layers[0]
-        layer.call = lambda x, encoder_output, encoder_mask=None, **_: layer._body(
+        layer.call = lambda x, encoder_output, encoder_mask=None, **_: layer.run(
             x, layer.self_attention, lambda y: layer.cross_attention(y, encoder_output, attention_mask=encoder_mask)
         )
 

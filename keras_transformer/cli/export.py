@@ -1,7 +1,5 @@
 """``keras-transformer export``."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import click
@@ -27,7 +25,9 @@ FORMATS = {
     "--max-length", type=click.IntRange(1), help="Tokens a translation may have; twice the source's and ten more."
 )
 @click.option(
-    "--text", is_flag=True, help="saved_model: write OUTPUT/text too, which takes and gives texts (tensorflow-text)."
+    "--text/--no-text",
+    default=None,
+    help="saved_model: write OUTPUT/text too, which takes and gives texts; by default where tensorflow-text is installed.",
 )
 @click.option("--quantization", default="float32", help="ctranslate2: float32, float16, int8, int8_float16, ...")
 @click.option("--source", help="Text to test the export with, and to score the model on; a sentence a line.")
@@ -41,11 +41,13 @@ def export(
     The search options are fixed in a SavedModel; other formats take them when they translate.
     """
     from keras_transformer import export as exports
+    from keras_transformer.export.card import data_of_run, facts_of_run
     from keras_transformer.interchange import save_preset
 
     translator = load_translator(run)
     sentences = _lines(source)
-    facts = _facts(run, licence) | _scores(translator, sentences, target, beam_size, length_penalty)
+    facts = {} if licence is None else {"licence": licence}
+    facts |= facts_of_run(run) | data_of_run(run) | _scores(translator, sentences, target, beam_size, length_penalty)
     model, tokenizer = translator.model, translator.tokenizer
     if kind == "saved_model":
         search = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
@@ -55,7 +57,7 @@ def export(
     elif kind == "ctranslate2":
         exports.export_ctranslate2(model, tokenizer, output, quantization=quantization, facts=facts)
     else:
-        save_preset(translator, output)
+        save_preset(translator, output, facts)
     click.echo(f"{output} holds {FORMATS[kind]}.", err=True)
 
 
@@ -63,31 +65,6 @@ def _lines(file):
     from keras_transformer.text.corpus import read_lines
 
     return None if file is None else list(read_lines(file))
-
-
-def _facts(run, licence):
-    """What a run folder tells of how its model was made."""
-    facts = {} if licence is None else {"licence": licence}
-    folder = Path(run)
-    if (folder / "run.yaml").is_file():
-        import yaml
-
-        settings = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
-        facts["made_by"] = {"command": "keras-transformer train", "settings": settings}
-        files = [settings.get(name) for name in ("source", "target", "valid_source", "valid_target")]
-        facts["data"] = {file: _sha256(file) for file in files if file}
-    if (folder / "certificate.json").is_file():
-        facts["certificate"] = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
-    return facts
-
-
-def _sha256(file):
-    if Path(file, "prepared.json").is_file():  # which has the checksum of every shard
-        file = Path(file, "prepared.json")
-    if not Path(file).is_file():
-        return "no longer there"
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _scores(translator, sentences, target, beam_size, length_penalty):

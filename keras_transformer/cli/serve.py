@@ -31,6 +31,7 @@ from keras_transformer.cli.options import backend_option
 @click.option(
     "--grace", type=click.IntRange(0), default=30, help="Seconds that SIGTERM leaves to requests in progress."
 )
+@click.option("--warm-up/--no-warm-up", default=True, help="Whether it first translates something for itself.")
 @click.option(
     "--api-key",
     envvar="KERAS_TRANSFORMER_API_KEY",

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import keras
+import yaml
 
 from keras_transformer._version import __version__
+from keras_transformer.artifacts.manifest import file_sha256
 from keras_transformer.export.folders import CARD_FILE
 from keras_transformer.model_files import TOKENIZER_FILE
 
@@ -19,6 +21,43 @@ FACTS = {
     "certificate": "Agreement of the backends",
     "licence": "Licence",
 }
+
+
+def facts_of_run(run) -> dict:
+    """What a run folder tells of how its model was made: {"made_by": ..., "certificate": ...}, or less; {} for another folder.
+
+    Args:
+        run: path.
+    """
+    run, facts = Path(run), {}
+    if (run / "run.yaml").is_file():
+        facts["made_by"] = {"command": "keras-transformer train", "settings": _settings(run)}
+    if (run / "certificate.json").is_file():
+        facts["certificate"] = json.loads((run / "certificate.json").read_text(encoding="utf-8"))
+    return facts
+
+
+def data_of_run(run) -> dict:
+    """{"data": {file: sha256}} of the files that a run was trained and validated on; {} for another folder. Reads them.
+
+    Args:
+        run: path.
+    """
+    if not (Path(run) / "run.yaml").is_file():
+        return {}
+    settings = _settings(run)
+    files = [settings.get(name) for name in ("source", "target", "valid_source", "valid_target")]
+    return {"data": {file: _content_sha256(file) for file in files if file}}
+
+
+def _content_sha256(file):
+    if Path(file, "prepared.json").is_file():  # which has the checksum of every shard
+        file = Path(file, "prepared.json")
+    return file_sha256(file) if Path(file).is_file() else "no longer there"
+
+
+def _settings(run):
+    return yaml.safe_load((Path(run) / "run.yaml").read_text(encoding="utf-8"))
 
 
 def write_card(folder, model, kind: str, use: str, facts: dict) -> dict:

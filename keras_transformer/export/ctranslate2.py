@@ -5,13 +5,12 @@ is ours is written out: the interleaved position table, LayerNorm's epsilon, and
 """
 
 import importlib.util
-import shutil
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_transformer.export.card import write_card
+from keras_transformer.export.drivers import write_driver
 from keras_transformer.export.folders import checked_tokenizer, new_export
 from keras_transformer.export.weights import Weights, position_table
 from keras_transformer.model_files import TOKENIZER_FILE
@@ -61,8 +60,14 @@ def export_ctranslate2(model, tokenizer, folder, quantization: str = "float32", 
     with new_export(folder) as new:
         spec.save(str(new))
         tokenizer.save(new / TOKENIZER_FILE)
-        shutil.copy(Path(__file__).with_name("ctranslate2_driver.py"), new / "translate.py")
-        write_card(new, model, "CTranslate2 model", _USE, {"quantization": quantization} | (facts or {}))
+        write_driver("ctranslate2", new)
+        write_card(
+            new,
+            model,
+            "CTranslate2 model",
+            _USE,
+            {"quantization": quantization, "special_ids": tokenizer.special_ids.tolist()} | (facts or {}),
+        )
 
 
 _USE = (

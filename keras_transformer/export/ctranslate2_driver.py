@@ -5,13 +5,14 @@
 or, in Python, ``Translator("saved_models/en-de-ct2").translate(["A dog runs."])``.
 """
 
-import argparse
 import collections
+import json
 import pathlib
-import sys
 
 import ctranslate2
 import sentencepiece
+
+from keras_transformer.export.driver_command import length_divisor, run_command
 
 
 class Translator:
@@ -26,6 +27,8 @@ class Translator:
         folder = pathlib.Path(folder)
         self.model = ctranslate2.Translator(str(folder), **kwargs)
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        self._unsaid = {*card["special_ids"]}  # what no text shows
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None):
         """The best translation of each text; a blank text gives a blank translation."""
@@ -71,23 +74,10 @@ class Translator:
         for pieces, score in zip(result.hypotheses, result.scores, strict=True):
             total = score * len(pieces)  # log p
             ids = [self.pieces.piece_to_id(piece) for piece in pieces]
-            text = self.pieces.decode([i for i in ids if i != self.pieces.eos_id()])
-            ranked.append((text, total / ((5 + len(pieces)) / 6) ** length_penalty))
+            text = self.pieces.decode([i for i in ids if i not in self._unsaid])
+            ranked.append((text, total / length_divisor(len(pieces), length_penalty)))
         return sorted(ranked, key=lambda item: -item[1])
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Translates standard input, line by line.")
-    parser.add_argument("--beam-size", type=int, default=4)
-    parser.add_argument("--length-penalty", type=float, default=0.6)
-    arguments = parser.parse_args()
-    # Bytes, so that only a line feed ends a line, whatever the platform.
-    texts = sys.stdin.buffer.read().decode("utf-8").split("\n")
-    texts = texts[:-1] if texts[-1] == "" else texts
-    translator = Translator(pathlib.Path(__file__).parent)
-    for translation in translator.translate(texts, arguments.beam_size, arguments.length_penalty):
-        sys.stdout.buffer.write(translation.replace("\n", " ").encode("utf-8") + b"\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_command(Translator, pathlib.Path(__file__).parent)

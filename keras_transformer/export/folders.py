@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keras_transformer.artifacts import check_manifest, new_folder, write_manifest
 from keras_transformer.text.pair import TokenizerPair
+from keras_transformer.text.tokenizer import Tokenizer
 
 CARD_FILE = "card.json"
 _KIND = "export"
@@ -48,8 +49,22 @@ def verify_export(folder) -> None:
     check_manifest(folder, _KIND)
 
 
-def checked_tokenizer(model, tokenizer, target: str) -> None:
-    """Raises unless there is a tokenizer and it has the model's ids."""
+def checked_tokenizer(model, tokenizer, target: str, sentencepiece: bool = True) -> None:
+    """Raises unless there is a tokenizer, it has the model's ids and, if ``sentencepiece``, is a kt.Tokenizer.
+
+    Args:
+        model: a Transformer.
+        tokenizer: to check.
+        target: the name of what is written, for messages.
+        sentencepiece: whether whoever uses the export reads the tokenizer as a SentencePiece model.
+
+    Example:
+
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.export.folders import checked_tokenizer
+    >>> tokenizer = kt.Tokenizer.train(["a dog runs"], vocabulary_size=270)
+    >>> checked_tokenizer(kt.Transformer(270, d_model=8, num_heads=2, num_layers=1), tokenizer, "An export")
+    """
     if tokenizer is None:
         raise ValueError(
             f"{target} holds the tokenizer. Received: tokenizer=None. Give the one the model was trained with."
@@ -58,6 +73,11 @@ def checked_tokenizer(model, tokenizer, target: str) -> None:
         raise ValueError(
             f"{target} holds one tokenizer, for both sides. Received: a TokenizerPair. Export a SavedModel of ids with "
             "export_saved_model(model, None, folder), or serve the translator itself with keras-transformer serve."
+        )
+    if sentencepiece and not isinstance(tokenizer, Tokenizer):
+        raise ValueError(
+            f"{target} holds its tokenizer as a SentencePiece model. Received: a {type(tokenizer).__name__}. Train the model "
+            "with a kt.Tokenizer, or export a SavedModel, which takes ids."
         )
     names = ("vocabulary_size", "pad_id", "bos_id", "eos_id")
     differing = [name for name in names if getattr(model, name) != getattr(tokenizer, name)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_transformer.export.folders import CARD_FILE, verify_export
 from keras_transformer.model_files import TOKENIZER_FILE
-from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.foreign import load_tokenizer
 
 
 def newest_version(folder) -> int:
@@ -75,7 +75,7 @@ class LoadedSavedModel:
                 f"{folder} holds no {TOKENIZER_FILE}, without which it takes ids alone. Export it with its tokenizer."
             )
         self.card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        self.tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
+        self.tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
         self.version = newest_version(folder)
 
     def _run(self, signature, **inputs):
@@ -90,7 +90,7 @@ class LoadedSavedModel:
         return answer["ids"].numpy(), answer["scores"].numpy()
 
     def attention(self, source, labels):
-        """The attention (B, T, S) with which ``labels`` (B, T), ended by eos, are written."""
+        """What each of ``labels`` (B, T), ended by eos, attends to in source (B, S): (B, T, S)."""
         answer = self._run("score", source=np.asarray(source, "int32"), labels=np.asarray(labels, "int32"))
         return answer["attention"].numpy()
 
@@ -99,7 +99,7 @@ class LoadedSavedModel:
         encoded = self._run("encode", source=np.asarray(source, "int32"))
         kept = {name: encoded[name] for name in ("encoder_keys", "encoder_values")}
         shape = list(encoded["encoder_keys"].shape)
-        empty = np.zeros([shape[0], shape[1], shape[2], 0, shape[4]], "float32")
+        empty = np.zeros([*shape[:3], 0, shape[4]], encoded["encoder_keys"].dtype.as_numpy_dtype)
         return kept | {"source": np.asarray(source, "int32"), "keys": empty, "values": empty}
 
     def step(self, state, token):

@@ -1,10 +1,9 @@
 """An ONNX export: encoder.onnx and decoder_step.onnx, with a driver that searches; for runtimes in any language."""
 
 import importlib.util
-import shutil
-from pathlib import Path
 
 from keras_transformer.export.card import write_card
+from keras_transformer.export.drivers import write_driver
 from keras_transformer.export.folders import checked_tokenizer, new_export
 from keras_transformer.export.weights import Weights
 from keras_transformer.model_files import TOKENIZER_FILE
@@ -55,5 +54,11 @@ def export_onnx(model, tokenizer, folder, facts: dict | None = None) -> None:
         for name, graph in graphs.items():
             onnx.save(graph, str(new / name))
         tokenizer.save(new / TOKENIZER_FILE)
-        shutil.copy(Path(__file__).with_name("onnx_driver.py"), new / "translate.py")
-        write_card(new, model, "ONNX model", _USE, {"opset": OPSET} | (facts or {}))
+        write_driver("onnx", new)
+        write_card(
+            new,
+            model,
+            "ONNX model",
+            _USE,
+            {"opset": OPSET, "special_ids": tokenizer.special_ids.tolist()} | (facts or {}),
+        )

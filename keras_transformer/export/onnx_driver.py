@@ -5,14 +5,14 @@
 or, in Python, ``Translator("saved_models/en-de-onnx").translate(["A dog runs."])``.
 """
 
-import argparse
 import json
 import pathlib
-import sys
 
 import numpy as np
 import onnxruntime
 import sentencepiece
+
+from keras_transformer.export.driver_command import length_divisor, run_command
 
 IMPOSSIBLE = -1e9  # the score of what must not be chosen
 
@@ -35,6 +35,7 @@ class Translator:
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         self.pad_id, self.bos_id, self.eos_id = card["pad_id"], card["bos_id"], card["eos_id"]
+        self._unsaid = {*card["special_ids"]}  # what no text shows
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None, batch_tokens=2048):
         """The best translation of each text; a blank text gives a blank translation."""
@@ -51,7 +52,7 @@ class Translator:
             ids, _ = self.search(source, beam_size, length_penalty, max_length)
             for i, best in zip(batch, ids[:, 0].tolist(), strict=True):
                 best = best[: best.index(self.eos_id)] if self.eos_id in best else best
-                translations[i] = self._pieces.decode([x for x in best if x != self.pad_id])
+                translations[i] = self._pieces.decode([x for x in best if x not in self._unsaid])
         return translations
 
     def search(self, source, beam_size=4, length_penalty=0.6, max_length=None):
@@ -75,7 +76,7 @@ class Translator:
         encoded["source"] = source
         alive, ended = self._begin(encoded, beam_size, longest), Ended(len(source), beam_size, longest, self.pad_id)
         for step in range(longest):
-            alive = self._extend(encoded, alive, ended, step, limits, np.float32(length_penalty))
+            alive = self._extend(encoded, alive, ended, step, limits, length_penalty)
             if ended.done.all():
                 break
         return ended.ids, ended.scores
@@ -103,7 +104,7 @@ class Translator:
         ids = np.take_along_axis(alive["ids"], parents[:, :, None], 1)
         ids[:, :, step] = words
         ends = (words == self.eos_id) | (step + 1 >= limits[:, None])
-        ended.add(ids, best / np.float32((5 + step + 1) / 6) ** length_penalty, ends, step + 1 >= limits)
+        ended.add(ids, best / length_divisor(step + 1, length_penalty), ends, step + 1 >= limits)
         going_on = np.where(ends, np.float32(IMPOSSIBLE), best)
         chosen = np.argsort(-going_on, axis=1, kind="stable")[:, :width]
         ids = np.take_along_axis(ids, chosen[:, :, None], 1)
@@ -156,18 +157,5 @@ def _best_extensions(totals, count):
     return np.take_along_axis(flat, order, 1), (order // width).astype("int32"), order % width
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Translates standard input, line by line.")
-    parser.add_argument("--beam-size", type=int, default=4)
-    parser.add_argument("--length-penalty", type=float, default=0.6)
-    arguments = parser.parse_args()
-    # Bytes, so that only a line feed ends a line, whatever the platform.
-    texts = sys.stdin.buffer.read().decode("utf-8").split("\n")
-    texts = texts[:-1] if texts[-1] == "" else texts
-    translator = Translator(pathlib.Path(__file__).parent)
-    for translation in translator.translate(texts, arguments.beam_size, arguments.length_penalty):
-        sys.stdout.buffer.write(translation.replace("\n", " ").encode("utf-8") + b"\n")
-
-
 if __name__ == "__main__":
-    main()
+    run_command(Translator, pathlib.Path(__file__).parent)

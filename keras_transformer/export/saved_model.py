@@ -25,6 +25,7 @@ from keras_transformer.export.loaded import newest_version
 from keras_transformer.export.signatures import DESCRIPTIONS, example_inputs, make_signatures, make_text_signature
 from keras_transformer.export.warm_up import write_warm_up
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
+from keras_transformer.text.tokenizer import Tokenizer
 
 _CHECK_FILE = "check.npz"
 _REPORT_FILE = "report.json"
@@ -44,7 +45,7 @@ def export_saved_model(
     length_penalty: float = 0.6,
     max_length: int | None = None,
     sentences: list[str] | None = None,
-    text: bool = False,
+    text: bool | None = None,
     facts: dict | None = None,
 ) -> None:
     """Writes a SavedModel of ``model`` with the search inside, its tokenizer and a card beside it.
@@ -68,7 +69,7 @@ def export_saved_model(
         max_length: most tokens a translation may have; None for twice the source's and ten more.
         sentences: texts to compare with, of which 50 are taken; None for made-up ids.
         text: whether to write ``folder/text`` too: a SavedModel whose signature translate_text takes strings and gives strings. It
-            needs tensorflow-text to write, and to load.
+            needs tensorflow-text to write, and to load. None writes it where that is installed and the tokenizer a kt.Tokenizer.
         facts: dict of what else the card shall say; see export.card.
 
     Raises:
@@ -86,9 +87,10 @@ def export_saved_model(
     """
     _check_installed(text)
     if tokenizer is not None or text or sentences:
-        checked_tokenizer(model, tokenizer, "A SavedModel of texts")
+        checked_tokenizer(model, tokenizer, "A SavedModel of texts", sentencepiece=bool(text))
     search_options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
     search = BeamSearch(model, **search_options)  # raises for impossible options before the long work
+    text = isinstance(tokenizer, Tokenizer) and _has_tensorflow_text() if text is None else text
     options = {"search": search_options, "version": newest_version(folder) + 1, "text": text}
     with new_export(folder) as new:
         source = saved_model_check.sources(model, tokenizer, sentences)
@@ -108,8 +110,12 @@ def _check_installed(text):
             "A SavedModel is written by TensorFlow, which is not installed. Install it beside this backend: "
             "pip install 'keras-transformer[tensorflow]'."
         )
-    if text and importlib.util.find_spec("tensorflow_text") is None:
+    if text and not _has_tensorflow_text():
         raise ValueError("text=True needs TensorFlow Text, which is not installed: pip install tensorflow-text.")
+
+
+def _has_tensorflow_text():
+    return importlib.util.find_spec("tensorflow_text") is not None
 
 
 def _write_anywhere(model, tokenizer, folder, options, expected):
@@ -133,8 +139,11 @@ def _write(model, folder, options, expected, serialized_tokenizer):
     write_warm_up(version, Path(folder).name, example_inputs(model))
     report = saved_model_check.compare(model, version, expected)
     if options["text"]:
-        translate, pieces = make_text_signature(search, serialized_tokenizer)
-        _save(model, {"translate_text": translate}, Path(folder) / "text" / str(options["version"]), pieces)
+        tokenizer = Tokenizer.from_bytes(serialized_tokenizer)
+        translate, pieces = make_text_signature(search, tokenizer)
+        version_of_texts = Path(folder) / "text" / str(options["version"])
+        _save(model, {"translate_text": translate}, version_of_texts, pieces)
+        report["texts"] = saved_model_check.compare_texts(version, version_of_texts, tokenizer, expected["source"])
     return report
 
 

@@ -78,6 +78,35 @@ def compare(model, folder: Path, expected: dict) -> dict:
     }
 
 
+def compare_texts(folder: Path, folder_of_texts: Path, tokenizer, source: np.ndarray) -> int:
+    """Raises unless translate_text gives what serving_default and the tokenizer give; returns for how many texts.
+
+    Args:
+        folder: of the SavedModel that takes ids.
+        folder_of_texts: of the one that takes texts.
+        tokenizer: the Tokenizer of both.
+        source: (B, S) ids, from which the texts are made.
+    """
+    import tensorflow as tf
+
+    texts = ["", " ", *(tokenizer.decode(row) for row in source)]
+    rows = [tokenizer.encode(text, add_eos=True) for text in texts]
+    padded = np.full((len(rows), max(map(len, rows))), tokenizer.pad_id, "int32")
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    ids = tf.saved_model.load(str(folder)).signatures["serving_default"](source=tf.constant(padded))["ids"].numpy()
+    expected = [tokenizer.decode(row) if text.strip() else "" for text, row in zip(texts, ids[:, 0], strict=True)]
+    translate = tf.saved_model.load(str(folder_of_texts)).signatures["translate_text"]
+    found = [text.decode("utf-8", "replace") for text in translate(text=tf.constant(texts))["translation"].numpy()]
+    for text, one, other in zip(texts, found, expected, strict=True):
+        if one != other:
+            raise ValueError(
+                f"translate_text of the exported SavedModel gives {one!r} for {text!r}, serving_default and the tokenizer give "
+                f"{other!r}. Please report this, and export without text."
+            )
+    return len(texts)
+
+
 def _compare_search(serve, pad_id, source, ids, scores):
     """Raises if ids differ or scores do by more than rounding; returns their largest difference."""
     import tensorflow as tf

@@ -12,7 +12,7 @@ Every tensor has the batch first, as servers that put requests together expect.
 import numpy as np
 from keras import ops
 
-from keras_transformer.export.attention_map import forced_pass
+from keras_transformer.decoding.scoring import ForcedDecoding
 from keras_transformer.layers.masking import padding_mask
 
 # What the card says of them.
@@ -78,7 +78,7 @@ def make_signatures(search) -> dict:
     @tf.function(input_signature=[ids("source")])
     def encode(source):
         encoder_output = model.encode(source, padding_mask(source, model.pad_id))
-        pairs = [_encoder_cache(layer, encoder_output) for layer in model.decoder.layers]
+        pairs = [layer.cross_attention.project_encoder(encoder_output) for layer in model.decoder.layers]
         keys, values = (ops.stack(tensors, axis=1) for tensors in zip(*pairs, strict=True))
         return {"encoder_output": encoder_output, "encoder_keys": keys, "encoder_values": values}
 
@@ -89,67 +89,58 @@ def make_signatures(search) -> dict:
     def decode_step(source, encoder_keys, encoder_values, target, keys, values):
         return _decode_step(model, source, encoder_keys, encoder_values, target, keys, values)
 
+    forced = ForcedDecoding(model).forced
+
     @tf.function(input_signature=[ids("source"), ids("labels")])
     def score(source, labels):
-        return _score(model, source, labels)
+        first = ops.full((ops.shape(labels)[0], 1), model.bos_id, dtype="int32")
+        target = ops.concatenate([first, labels[:, :-1]], axis=1)
+        log_probabilities, attention = forced(source, target, labels)
+        scores = ops.sum(log_probabilities, axis=1)
+        return {"log_probabilities": log_probabilities, "scores": scores, "attention": attention}
 
     return {"serving_default": serving_default, "encode": encode, "decode_step": decode_step, "score": score}
-
-
-def _encoder_cache(layer, encoder_output):
-    """Keys and values of the encoder's output for one decoder layer, each (B, H, S, K)."""
-    attention = layer.cross_attention
-    return attention._split(attention.key_value(encoder_output), 2)
 
 
 def _decode_step(model, source, encoder_keys, encoder_values, target, keys, values):
     """One cached step of the model, its cache in tensors that grow by a position."""
     mask = padding_mask(source, model.pad_id)
-    x = model._embed(model.target_embedding, target[:, None], start=ops.shape(keys)[3])  # (B W, 1, D)
+    x = model.embed_target(target[:, None], start=ops.shape(keys)[3])  # (B W, 1, D)
     grown = []
 
     def attend_to_self(y, index, attention):
-        query, key, value = attention._split(attention.query_key_value(y), 3)
+        query, key, value = attention.project(y)
         grown.append(
             (ops.concatenate([keys[:, index], key], axis=2), ops.concatenate([values[:, index], value], axis=2))
         )
-        return attention._attend(query, *grown[-1], None)
+        return attention.attend(query, *grown[-1])
 
     def attend_to_encoder(y, index, attention):
         """The hypotheses of a sentence lie side by side, as positions of one query."""
         side_by_side = ops.reshape(y, (ops.shape(source)[0], -1, model.d_model))  # (B, W, D)
-        (query,) = attention._split(attention.query(side_by_side), 1)
-        attended = attention._attend(query, encoder_keys[:, index], encoder_values[:, index], mask)
+        query = attention.project(side_by_side)
+        attended = attention.attend(query, encoder_keys[:, index], encoder_values[:, index], mask)
         return ops.reshape(attended, (-1, 1, model.d_model))
 
     for index, layer in enumerate(model.decoder.layers):
-        x = layer._body(
+        x = layer.run(
             x,
             lambda y, index=index, layer=layer: attend_to_self(y, index, layer.self_attention),
             lambda y, index=index, layer=layer: attend_to_encoder(y, index, layer.cross_attention),
         )
-    logits = model.logits(model.decoder._finish(x))[:, 0]
+    logits = model.logits(model.decoder.finish(x))[:, 0]
     keys, values = (ops.stack(tensors, axis=1) for tensors in zip(*grown, strict=True))
     return {"logits": logits, "keys": keys, "values": values}
 
 
-def _score(model, source, labels):
-    """Log-probabilities of given translations, and where the model looked."""
-    first = ops.full((ops.shape(labels)[0], 1), model.bos_id, dtype="int32")
-    logits, attention = forced_pass(model, source, ops.concatenate([first, labels[:, :-1]], axis=1))
-    log_probabilities = ops.log_softmax(logits, axis=-1)
-    chosen = ops.take_along_axis(log_probabilities, labels[:, :, None], axis=2)[:, :, 0]  # (B, T)
-    chosen = ops.where(ops.equal(labels, model.pad_id), 0.0, chosen)
-    return {"log_probabilities": chosen, "scores": ops.sum(chosen, axis=1), "attention": attention}
-
-
-def make_text_signature(search, serialized_tokenizer: bytes) -> tuple:
+def make_text_signature(search, tokenizer) -> tuple:
     """translate_text: texts (B,) -> the best translations (B,), SentencePiece and the search inside one graph."""
     import tensorflow as tf
     import tensorflow_text
 
     model = search.model
-    pieces = tensorflow_text.SentencepieceTokenizer(model=serialized_tokenizer, add_eos=True)
+    pieces = tensorflow_text.SentencepieceTokenizer(model=tokenizer.to_bytes(), add_eos=True)
+    said = ~np.isin(np.arange(model.vocabulary_size), tokenizer.special_ids)  # (V,)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="text")])
     def translate_text(text):
@@ -157,7 +148,7 @@ def make_text_signature(search, serialized_tokenizer: bytes) -> tuple:
         ids = search.search(source)[0][:, 0]  # (B, L)
         ended = tf.cumsum(tf.cast(ids == model.eos_id, tf.int32), axis=1) > 0
         blank = tf.strings.regex_full_match(text, r"\s*")
-        kept = tf.ragged.boolean_mask(ids, ~ended & (ids != model.pad_id) & ~blank[:, None])
+        kept = tf.ragged.boolean_mask(ids, ~ended & tf.gather(said, ids) & ~blank[:, None])
         return {"translation": pieces.detokenize(kept)}
 
     return translate_text, pieces
@@ -167,7 +158,8 @@ def example_inputs(model) -> dict:
     """Small inputs of each signature, for warm-up: {signature: {input: array}}."""
     source = np.array([[model.eos_id]], "int32")
     width = model.d_model // model.num_heads
-    cache = lambda length: np.zeros((1, model.num_decoder_layers, model.num_heads, length, width), "float32")  # noqa: E731
+    shape = (1, model.num_decoder_layers, model.num_heads)
+    cache = lambda length: np.zeros((*shape, length, width), model.compute_dtype)  # noqa: E731
     return {
         "serving_default": {"source": source},
         "encode": {"source": source},

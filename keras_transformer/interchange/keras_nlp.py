@@ -2,7 +2,7 @@
 
     config.json            the model, as Keras serialises it        model.weights.h5                   its weights
     tokenizer.json         keras-nlp's SentencePieceTokenizer       assets/tokenizer/vocabulary.spm    its vocabulary
-    metadata.json          versions and counts
+    metadata.json          versions and counts                     card.json, README.md, manifest.json    as exports have them
 
 keras-nlp itself is not needed, neither to write nor to read. It loads the tokenizer by its own class; the model needs this package.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import keras
 
-from keras_transformer.artifacts import new_folder
+from keras_transformer.artifacts import MANIFEST_FILE, check_manifest, new_folder, write_manifest
+from keras_transformer.export.card import write_card
 from keras_transformer.model_files import CONFIG_FILE as MODEL_FILE
 from keras_transformer.model_files import WEIGHTS_FILE, load_model, save_model
 from keras_transformer.text.pair import TokenizerPair
@@ -23,6 +24,11 @@ from keras_transformer.translator import Translator
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer.json"
 METADATA_FILE = "metadata.json"
+_KIND = "preset"
+_USE = (
+    "keras_transformer.interchange.load_preset(FOLDER) gives a Translator, on TensorFlow, JAX and PyTorch. keras-nlp's "
+    "SentencePieceTokenizer reads assets/tokenizer/vocabulary.spm."
+)
 VOCABULARY_FILE = "assets/tokenizer/vocabulary.spm"
 # The generic class that reads a SentencePiece file, as keras-hub 0.32 serialises it.
 _TOKENIZER_CONFIG = {
@@ -47,7 +53,7 @@ _TOKENIZER_CONFIG = {
 }
 
 
-def save_preset(translator: Translator, folder) -> None:
+def save_preset(translator: Translator, folder, facts: dict | None = None) -> None:
     """Writes a translator as a preset; one already there is replaced as a whole.
 
     ``keras_hub.upload_preset("hf://NAME/MODEL", folder)`` shares it.
@@ -55,6 +61,7 @@ def save_preset(translator: Translator, folder) -> None:
     Args:
         translator: a Translator.
         folder: path.
+        facts: dict of what else the card shall say; see export.card.
 
     Raises:
         ValueError: ``folder`` holds something else than a preset, which would be lost; the tokenizer is a pair.
@@ -75,7 +82,7 @@ def save_preset(translator: Translator, folder) -> None:
         raise ValueError(
             "A preset of keras-nlp holds one tokenizer, for both sides. Received: a TokenizerPair. Save the translator itself."
         )
-    with new_folder(folder, mark=METADATA_FILE) as new:
+    with new_folder(folder, mark=METADATA_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         save_model(translator.model, new)
         (new / MODEL_FILE).rename(new / CONFIG_FILE)
         translator.tokenizer.save(new / VOCABULARY_FILE)
@@ -86,6 +93,7 @@ def save_preset(translator: Translator, folder) -> None:
             "date_saved": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d@%H:%M:%S"),
         }
         _write(new / METADATA_FILE, metadata)
+        write_card(new, translator.model, "keras-nlp preset", _USE, facts or {})
 
 
 def _write(path, content):
@@ -93,7 +101,7 @@ def _write(path, content):
 
 
 def load_preset(folder) -> Translator:
-    """Reads what save_preset wrote, on whatever backend is active.
+    """Reads what save_preset wrote, on whatever backend is active; compares every byte with the manifest, if there is one.
 
     Args:
         folder: path of a preset on this machine.
@@ -102,7 +110,7 @@ def load_preset(folder) -> Translator:
         Translator.
 
     Raises:
-        ValueError: a file is missing, or they are those of another model.
+        ValueError: a file is missing or changed, or they are those of another model.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
@@ -110,4 +118,6 @@ def load_preset(folder) -> Translator:
             raise ValueError(
                 f"{folder} is no preset of a translator: {name} is missing. Expected what save_preset wrote."
             )
+    if (folder / MANIFEST_FILE).exists():
+        check_manifest(folder, _KIND)
     return Translator(load_model(folder, config_file=CONFIG_FILE), Tokenizer.load(folder / VOCABULARY_FILE))

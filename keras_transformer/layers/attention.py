@@ -68,11 +68,15 @@ class _MultiHeadAttention(keras.layers.Layer):
         return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, length, self.d_model))
 
     def _weights(self, query, key, mask):
-        """softmax(Q K^T / sqrt(K)) in float32: (B, H, T, S). A fully masked row is uniform here; _attend zeroes it."""
+        """softmax(Q K^T / sqrt(K)) in float32: (B, H, T, S). A fully masked row is uniform here; attend zeroes it."""
         return masked_softmax(ops.matmul(query * query.shape[-1] ** -0.5, ops.transpose(key, (0, 1, 3, 2))), mask)
 
-    def _attend(self, query, key, value, mask, training=False):
-        """Weighted sum of value (B, H, S, K) for each query (B, H, T, K), through the output projection: (B, T, D)."""
+    def attend(self, query, key, value, mask=None, training=False):
+        """Weighted sum of value (B, H, S, K) for each query (B, H, T, K), through the output projection: (B, T, D).
+
+        What ``call`` does with what ``project`` gives; for whoever keeps keys and values himself. mask: boolean, broadcastable to
+        (B, H, T, S), True = may attend.
+        """
         some = None
         if mask is not None:
             some = ops.any(mask, axis=-1, keepdims=True)  # (B, 1, T, 1)
@@ -158,18 +162,22 @@ class SelfAttention(_MultiHeadAttention):
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
     def call(self, x, attention_mask=None, use_causal_mask: bool = False, training: bool | None = None):
-        query, key, value = self._split(self.query_key_value(x), 3)
+        query, key, value = self.project(x)
         mask = with_head_axis(attention_mask)
         if use_causal_mask:
             mask = combine_masks(causal_mask(ops.shape(x)[1]), mask)
-        return self._attend(query, key, value, mask, training)
+        return self.attend(query, key, value, mask, training)
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
 
+    def project(self, x) -> list:
+        """Queries, keys and values of x (B, T, D), each (B, H, T, K)."""
+        return self._split(self.query_key_value(x), 3)
+
     def attention_scores(self, x, attention_mask=None):
         """Attention weights (B, H, T, T) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
-        query, key, _ = self._split(self.query_key_value(x), 3)
+        query, key, _ = self.project(x)
         attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
@@ -249,23 +257,29 @@ class CrossAttention(_MultiHeadAttention):
         self.output_projection.build((*x_shape[:-1], self.d_model))
 
     def call(self, x, encoder_output, attention_mask=None, training: bool | None = None):
-        (query,) = self._split(self.query(x), 1)
-        key, value = self._split(self.key_value(encoder_output), 2)
-        return self._attend(query, key, value, with_head_axis(attention_mask), training)
+        query, (key, value) = self.project(x), self.project_encoder(encoder_output)
+        return self.attend(query, key, value, with_head_axis(attention_mask), training)
 
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
 
+    def project(self, x):
+        """Queries of x (B, T, D): (B, H, T, K)."""
+        return self._split(self.query(x), 1)[0]
+
+    def project_encoder(self, encoder_output) -> list:
+        """Keys and values of the encoder's output (B, S, D), each (B, H, S, K)."""
+        return self._split(self.key_value(encoder_output), 2)
+
     def attention_scores(self, x, encoder_output, attention_mask=None):
         """Attention weights (B, H, T, S) in float32, without dropout; rows sum to 1 (to 0 where all is masked)."""
-        (query,) = self._split(self.query(x), 1)
-        key, _ = self._split(self.key_value(encoder_output), 2)
+        query, (key, _) = self.project(x), self.project_encoder(encoder_output)
         attention_mask = with_head_axis(attention_mask)
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, encoder_output) -> dict:
         """Keys and values of the encoder's output, projected once: {"key": (B, H, K, S), "value": (B, H, S, K)}."""
-        key, value = self._split(self.key_value(encoder_output), 2)
+        key, value = self.project_encoder(encoder_output)
         return {"key": ops.transpose(key, (0, 1, 3, 2)), "value": value}
 
     def step(self, x, cache: dict, attention_mask=None):
@@ -288,7 +302,7 @@ class CrossAttention(_MultiHeadAttention):
     def _step_query(self, x, cache):
         batch = ops.shape(cache["key"])[0]
         side_by_side = ops.reshape(x, (batch, -1, self.d_model))  # (B, W T, D)
-        (query,) = self._split(self.query(side_by_side), 1)
+        query = self.project(side_by_side)
         return query * query.shape[-1] ** -0.5
 
 

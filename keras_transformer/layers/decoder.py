@@ -1,6 +1,6 @@
 """The decoder: masked self-attention, attention to the encoder's output, feed-forward network, stacked.
 
-Training sees all target positions at once, cached decoding one at a time. Both run the same body (DecoderLayer._body);
+Training sees all target positions at once, cached decoding one at a time. Both run the same body (DecoderLayer.run);
 they differ only in where attention takes its keys and values from. Vaswani et al. 2017, section 3.1.
 """
 
@@ -71,14 +71,15 @@ class DecoderLayer(_TransformerLayer):
 
     def call(self, x, encoder_output, encoder_mask=None, attention_mask=None, training: bool | None = None):
         mask = combine_masks(causal_mask(ops.shape(x)[1]), attention_mask)
-        return self._body(
+        return self.run(
             x,
             lambda y: self.self_attention(y, attention_mask=mask, training=training),
             lambda y: self.cross_attention(y, encoder_output, attention_mask=encoder_mask, training=training),
             training,
         )
 
-    def _body(self, x, attend_to_self: Callable, attend_to_encoder: Callable, training: bool | None = False):
+    def run(self, x, attend_to_self: Callable, attend_to_encoder: Callable, training: bool | None = False):
+        """The layer around two attentions, each a function (B, T, D) -> (B, T, D): here they may look at what is kept elsewhere."""
         # 1. self-attention
         x = self.self_attention_residual(x, sublayer=attend_to_self, training=training)
         # 2. attention to the encoder's output
@@ -100,7 +101,7 @@ class DecoderLayer(_TransformerLayer):
             scores.append(self.cross_attention.attention_scores(y, encoder_output, encoder_mask))
             return self.cross_attention(y, encoder_output, attention_mask=encoder_mask)
 
-        return self._body(x, attend_to_self, attend_to_encoder), *scores
+        return self.run(x, attend_to_self, attend_to_encoder), *scores
 
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
@@ -129,7 +130,7 @@ class DecoderLayer(_TransformerLayer):
                 updated["scores"] = ops.reshape(scores, ops.shape(cache["scores"]))  # says W where a graph has lost it
             return self.cross_attention.step(y, cache["encoder"], attention_mask=encoder_mask)
 
-        return self._body(x, attend_to_self, attend_to_encoder), updated
+        return self.run(x, attend_to_self, attend_to_encoder), updated
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -172,7 +173,7 @@ class Decoder(_Stack):
             x = self._call_layer(
                 layer, x, encoder_output, encoder_mask=encoder_mask, attention_mask=attention_mask, training=training
             )
-        return self._finish(x)
+        return self.finish(x)
 
     def compute_output_shape(self, x_shape: tuple, encoder_output_shape: tuple) -> tuple:
         return x_shape
@@ -184,7 +185,7 @@ class Decoder(_Stack):
             x, self_scores, encoder_scores = layer.with_scores(x, encoder_output, encoder_mask)
             to_self.append(self_scores)
             to_encoder.append(encoder_scores)
-        return self._finish(x), to_self, to_encoder
+        return self.finish(x), to_self, to_encoder
 
     def init_cache(self, encoder_output, beam_size: int = 1, max_length=128) -> dict:
         """What cached decoding keeps for W = beam_size hypotheses a sentence and at most L = max_length positions.
@@ -212,7 +213,7 @@ class Decoder(_Stack):
         for layer, layer_cache in zip(self.layers, cache["layers"], strict=True):
             x, layer_cache = layer.step(x, layer_cache, step, visible, encoder_mask)
             updated.append(layer_cache)
-        return self._finish(x), {"layers": updated, "slots": slots}
+        return self.finish(x), {"layers": updated, "slots": slots}
 
     def reorder_cache(self, cache, parents) -> dict:
         """The cache after hypothesis w of each sentence has become a child of parents[:, w], (B, W). Copies no key or value."""

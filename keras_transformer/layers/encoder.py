@@ -115,7 +115,7 @@ class Encoder(_Stack):
     def call(self, x, attention_mask=None, training: bool | None = None):
         for layer in self.layers:
             x = self._call_layer(layer, x, attention_mask=attention_mask, training=training)
-        return self._finish(x)
+        return self.finish(x)
 
     def with_scores(self, x, attention_mask=None) -> tuple:
         """What ``call`` gives without dropout, and a list of each layer's attention weights, (B, H, S, S)."""
@@ -123,7 +123,7 @@ class Encoder(_Stack):
         for layer in self.layers:
             x, of_layer = layer.with_scores(x, attention_mask)
             scores.append(of_layer)
-        return self._finish(x), scores
+        return self.finish(x), scores
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape

@@ -147,7 +147,8 @@ class _Stack(_TransformerBlock):
             return rematerialize(layer, *tensors, training=training, **masks)
         return layer(*tensors, training=training, **masks)
 
-    def _finish(self, x):
+    def finish(self, x):
+        """What comes behind the last layer, (B, T, D): pre-LN's final norm, nothing with post-LN."""
         return x if self.final_norm is None else self.final_norm(x)
 
     def get_config(self) -> dict:

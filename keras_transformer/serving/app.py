@@ -101,29 +101,25 @@ class Service:
             sources.append(source)
         return sources
 
-    async def search(self, sources, beam_size):
+    async def search(self, sources, beam_size, only_best=False):
         """The hypotheses of each source; none for a blank one."""
-        found = iter(await self.batcher.search([source for source in sources if source], beam_size))
+        found = iter(await self.batcher.search([source for source in sources if source], beam_size, only_best))
         return [next(found) if source else [] for source in sources]
 
     async def translation(self, source, hypotheses, count, with_attention):
         """One text's part of the reply."""
-        shown = [
-            await self._hypothesis(source, ids, score, with_attention)
-            for ids, score in hypotheses[:count]
-            if score > _NO_SCORE
-        ]
-        pieces = self.engine.source_tokenizer.pieces(source) if with_attention and source else None
-        return schema.Translation(text=shown[0].text if shown else "", hypotheses=shown, source_pieces=pieces)
-
-    async def _hypothesis(self, source, ids, score, with_attention):
         tokenizer = self.engine.tokenizer
-        hypothesis = schema.Hypothesis(text=tokenizer.decode(ids), score=score)
-        if with_attention:
-            weights = await self.batcher.run(self.engine.attention, source, ids)
-            hypothesis.attention = [[round(float(x), 4) for x in row] for row in weights]
-            hypothesis.pieces = tokenizer.pieces(ids)
-        return hypothesis
+        found = [(ids, score) for ids, score in hypotheses[:count] if score > _NO_SCORE]
+        shown = [schema.Hypothesis(text=tokenizer.decode(ids), score=score) for ids, score in found]
+        translation = schema.Translation(text=shown[0].text if shown else "", hypotheses=shown)
+        if with_attention and found:
+            rows = [ids for ids, _ in found]
+            translation.source_pieces = self.engine.source_tokenizer.pieces(source)
+            attention = await self.batcher.run(self.engine.attention, source, rows)
+            for hypothesis, ids, weights in zip(shown, rows, attention, strict=True):
+                hypothesis.attention = [[round(float(x), 4) for x in row] for row in weights]
+                hypothesis.pieces = tokenizer.pieces(ids)
+        return translation
 
 
 def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
@@ -147,6 +143,8 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app):
         service.batcher.start()
+        if service.settings.warm_up:
+            await service.batcher.run(engine.warm_up, service.beam_size(None))
         yield
         service.draining = True
         await service.batcher.stop()
@@ -187,7 +185,7 @@ def _add_translation(app, service):
         """Translates texts."""
         beam_size = service.beam_size(request.beam_size, request.num_hypotheses)
         sources = service.sources(request.texts)
-        found = await service.search(sources, beam_size)
+        found = await service.search(sources, beam_size, only_best=request.num_hypotheses == 1)
         translations = [
             await service.translation(source, hypotheses, request.num_hypotheses, request.attention)
             for source, hypotheses in zip(sources, found, strict=True)
@@ -254,7 +252,7 @@ async def _predict_texts(service, rows, beam_size, by_row):
     if not all(isinstance(row, str) for row in rows):
         raise Refused(422, "The signature translate_text takes texts.")
     sources = service.sources(rows)
-    found = await service.search(sources, beam_size)
+    found = await service.search(sources, beam_size, only_best=True)
     best = [service.engine.tokenizer.decode(hypotheses[0][0]) if hypotheses else "" for hypotheses in found]
     return {"predictions" if by_row else "outputs": best}
 

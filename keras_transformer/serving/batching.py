@@ -20,6 +20,7 @@ class Overloaded(Exception):
 class _Item:
     source: list
     beam_size: int
+    only_best: bool
     answer: asyncio.Future
 
     @property
@@ -69,14 +70,14 @@ class Batcher:
         await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
-    async def search(self, sources, beam_size):
-        """Engine.search of these sources, together with those of others.
+    async def search(self, sources, beam_size, only_best=False):
+        """Engine.search of these sources, together with those of others; with ``only_best`` the others may ask for more.
 
         Raises:
             Overloaded: too much waits already.
         """
         loop = asyncio.get_running_loop()
-        items = [_Item(source, beam_size, loop.create_future()) for source in sources]
+        items = [_Item(source, beam_size, only_best, loop.create_future()) for source in sources]
         waiting = sum(item.tokens for item in self._waiting)
         if self._waiting and waiting + sum(item.tokens for item in items) > self.max_waiting_tokens:
             raise Overloaded(f"{len(self._waiting)} sentences wait already. Try again in a moment.")
@@ -123,7 +124,8 @@ class Batcher:
         self._on_batch(len(batch))
         self._searching = True
         try:
-            found = await self.run(self.engine.search, [item.source for item in batch], batch[0].beam_size)
+            sources, only_best = [item.source for item in batch], all(item.only_best for item in batch)
+            found = await self.run(self.engine.search, sources, batch[0].beam_size, only_best)
         except Exception as error:  # every request of the batch learns of it; the server goes on
             for item in batch:
                 if not item.answer.done():

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.backend import compiled
+from keras_transformer.backend import compiled, compiles_each_shape
+from keras_transformer.decoding.scoring import ForcedDecoding
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
-from keras_transformer.export.attention_map import forced_pass
+from keras_transformer.export.card import facts_of_run
+from keras_transformer.export.folders import CARD_FILE
 from keras_transformer.export.loaded import LoadedSavedModel
 from keras_transformer.layers.masking import padding_mask
 from keras_transformer.text.pair import source_tokenizer
@@ -28,43 +30,60 @@ class Engine:
         version: int.
         card: dict about the model, for people.
         beam_sizes: range of the beam sizes that ``search`` takes.
+        few_shapes: whether batches are filled up to a short ladder of sizes, because each shape costs a compilation.
     """
 
-    def __init__(self, tokenizer, name, version, card, beam_sizes):
+    def __init__(self, tokenizer, name, version, card, beam_sizes, few_shapes=False):
         self.tokenizer = tokenizer
         self.source_tokenizer = source_tokenizer(tokenizer)
         self.name = name
         self.version = version
         self.card = card
         self.beam_sizes = beam_sizes
+        self.few_shapes = few_shapes
 
-    def search(self, sources, beam_size):
+    def search(self, sources, beam_size, only_best=False):
         """Translates sources together.
 
         Args:
             sources: list of lists of ids, each ended by eos.
             beam_size: W.
+            only_best: whether the best hypothesis will do, which may be found sooner.
 
         Returns:
-            For each source its W hypotheses, best first: [(ids up to eos and without padding, score), ...].
+            For each source its W hypotheses, or fewer with ``only_best``, best first: [(ids up to eos and without padding, score),
+            ...].
         """
-        ids, scores = self._search(padded(sources, self.tokenizer.pad_id), beam_size)
+        ids, scores = self._search(self._padded(sources), beam_size, only_best)
         pad_id = self.tokenizer.pad_id
         return [
             [([x for x in row.tolist() if x != pad_id], float(score)) for row, score in zip(rows, scored, strict=True)]
             for rows, scored in zip(ids[: len(sources)], scores[: len(sources)], strict=True)
         ]
 
-    def attention(self, source, ids):
-        """For each of ``ids`` how much it looked at each of ``source``: (T, S), rows sum to 1."""
-        pad_id = self.tokenizer.pad_id
-        weights = self._attention(padded([source], pad_id), padded([ids], pad_id))[0]
-        return weights[: len(ids), : len(source)]
+    def attention(self, source, hypotheses):
+        """For each token of each hypothesis how much it looked at each of ``source``: a list of (T, S), rows sum to 1."""
+        weights = self._attention(self._padded([source] * len(hypotheses)), self._padded(hypotheses))
+        return [one[: len(ids), : len(source)] for one, ids in zip(weights, hypotheses, strict=False)]
+
+    def warm_up(self, beam_size):
+        """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls."""
+        for sources in (
+            [[self.tokenizer.eos_id]],
+            [self.tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")],
+        ):
+            for only_best in (True, False):
+                found = self.search(sources, beam_size, only_best)
+            self.attention(sources[0], [ids for ids, _ in found[0] if ids])
+        next(self.stream(sources[0]))
+
+    def _padded(self, rows):
+        return padded(rows, self.tokenizer.pad_id, self.few_shapes)
 
     def stream(self, source):
         """Greedy search of one source as a generator of ids, eos the last unless the limit comes first."""
         banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
-        token, state = self.tokenizer.bos_id, self._start(padded([source], self.tokenizer.pad_id))
+        token, state = self.tokenizer.bos_id, self._start(self._padded([source]))
         for _ in range(2 * len(source) + 10):
             logits, state = self._step(state, token)
             logits = np.array(logits)
@@ -81,29 +100,34 @@ class TranslatorEngine(Engine):
     Args:
         translator: a Translator.
         name: under which it is served.
-        card: dict about the model; None says what the model itself tells.
+        card: dict about the model, beside what the model itself tells.
         max_beam_size: the largest beam that a request may ask for.
         length_penalty: see decoding.BeamSearch.
     """
 
     def __init__(self, translator, name="translator", card=None, max_beam_size=8, length_penalty=0.6):
         model = translator.model
-        card = card or {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
-        super().__init__(translator.tokenizer, name, 1, card, range(1, max_beam_size + 1))
+        known = {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
+        card = known | (card or {})
+        sizes = range(1, max_beam_size + 1)
+        super().__init__(translator.tokenizer, name, 1, card, sizes, few_shapes=compiles_each_shape())
         self.model = model
-        self._searcher = functools.cache(
-            lambda width: BeamSearch(model, width, length_penalty) if width > 1 else GreedySearch(model, length_penalty)
-        )
-        self._attend = compiled(lambda source, target: forced_pass(model, source, target)[1], model)
+        self._searcher = functools.cache(self._new_searcher)
+        self._length_penalty = length_penalty
+        self._forced = ForcedDecoding(model)
         self._encode = compiled(self._first_state, model)
         self._advance = compiled(self._next_state, model)
 
-    def _search(self, source, beam_size):
-        return self._searcher(beam_size)(source)
+    def _new_searcher(self, beam_size, n_best):
+        if beam_size == 1:
+            return GreedySearch(self.model, self._length_penalty)
+        return BeamSearch(self.model, beam_size, self._length_penalty, n_best=n_best)
+
+    def _search(self, source, beam_size, only_best):
+        return self._searcher(beam_size, 1 if only_best else beam_size)(source)
 
     def _attention(self, source, labels):
-        first = np.full((len(labels), 1), self.model.bos_id, "int32")
-        return np.asarray(self._attend(_tensor(source), _tensor(np.concatenate([first, labels[:, :-1]], axis=1))))
+        return self._forced(source, labels).attention
 
     def _first_state(self, source):
         encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
@@ -132,7 +156,7 @@ class SavedModelEngine(Engine):
     def __init__(self, loaded, name="translator"):
         width = loaded.card["search"]["beam_size"]
         super().__init__(loaded.tokenizer, name, loaded.version, loaded.card, range(width, width + 1))
-        self._search = lambda source, beam_size: loaded.search(source)
+        self._search = lambda source, beam_size, only_best: loaded.search(source)
         self._attention, self._start, self._step = loaded.attention, loaded.start, loaded.step
 
 
@@ -154,14 +178,19 @@ def load_engine(folder, name: str | None = None) -> Engine:
         )
     if any(path.name.isdecimal() and (path / "saved_model.pb").is_file() for path in folder.iterdir()):
         return SavedModelEngine(LoadedSavedModel(folder), name)
+    card = facts_of_run(folder)
     folder = folder / "translator" if (folder / "translator").is_dir() else folder
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8")) if (folder / "card.json").is_file() else None
+    if (folder / CARD_FILE).is_file():
+        card |= json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     return TranslatorEngine(Translator.load(folder), name, card)
 
 
-def padded(rows: list, pad_id: int) -> np.ndarray:
-    """Rows of ids as one array; both its sizes come from a short ladder, so that few shapes get compiled."""
-    array = np.full((1 << (len(rows) - 1).bit_length(), padded_length(max(map(len, rows)))), pad_id, "int32")
+def padded(rows: list, pad_id: int, few_shapes: bool) -> np.ndarray:
+    """Rows of ids as one array, filled up to the longest; with ``few_shapes`` both its sizes come from a short ladder."""
+    size, length = len(rows), max(map(len, rows))
+    if few_shapes:
+        size, length = 1 << (size - 1).bit_length(), padded_length(length)
+    array = np.full((size, length), pad_id, "int32")
     for row, ids in zip(array, rows, strict=False):
         row[: len(ids)] = ids
     return array

@@ -81,7 +81,7 @@ class Gate:
                 429, f"{self.settings.max_concurrency} requests are in progress already. Try again in a moment."
             )
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.settings.max_body:
+        if length.isdigit() and (len(length) > 18 or int(length) > self.settings.max_body):
             raise self._too_large()
 
     def _too_large(self):

@@ -17,6 +17,7 @@ class Settings:
         max_texts: texts of a request before it is refused with 422.
         max_pieces: pieces of a text before it is refused with 422; attention costs their square.
         timeout: seconds after which a request gets 503.
+        warm_up: whether the server translates something for itself before it takes requests.
         api_key: what the header Authorization must hold behind "Bearer "; None asks for none.
     """
 
@@ -29,4 +30,5 @@ class Settings:
     max_texts: int = 256
     max_pieces: int = 256
     timeout: float = 30.0
+    warm_up: bool = True
     api_key: str | None = None

@@ -42,6 +42,7 @@ class Tokenizer:
         vocabulary_size: V, special ids and bytes included.
         pad_id, unk_id, bos_id, eos_id: the special ids.
         user_symbols: tuple of the symbols that ``train`` was given, such as language tags.
+        special_ids: array of the four and of the user symbols: what ``decode`` leaves out.
 
     Args:
         serialized: bytes of a SentencePiece model that has all four special ids.
@@ -84,7 +85,7 @@ class Tokenizer:
         self._serialized = bytes(serialized)
         self.user_symbols = user_symbols(self._serialized)
         symbols = [self._processor.piece_to_id(symbol) for symbol in self.user_symbols]
-        self._special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id, *symbols])
+        self.special_ids = np.array([self.pad_id, self.unk_id, self.bos_id, self.eos_id, *symbols])
 
     @classmethod
     def train(
@@ -296,7 +297,7 @@ class Tokenizer:
         row = self._row(row)
         ends = np.flatnonzero(row == self.eos_id)
         row = row[: ends[0]] if ends.size else row
-        return row[~np.isin(row, self._special_ids)].tolist()
+        return row[~np.isin(row, self.special_ids)].tolist()
 
     def _row(self, ids):
         """One row of ids as an array, checked."""
