@@ -5,6 +5,7 @@ Wu et al. 2016, section 7 (coverage penalty).
 """
 
 import dataclasses
+import math
 import numbers
 
 from keras import ops
@@ -54,13 +55,13 @@ class Rules:
         check_integer("min_length", self.min_length, 0)
         check_integer("no_repeat_ngram", self.no_repeat_ngram, 0)
         check_number("coverage_penalty", self.coverage_penalty, 0)
-        if not isinstance(self.repetition_penalty, numbers.Real) or not self.repetition_penalty > 0:
+        if not isinstance(self.repetition_penalty, numbers.Real) or not 0 < self.repetition_penalty < math.inf:
             raise ValueError(
                 f"repetition_penalty must be a positive number, 1 for none. Received: {self.repetition_penalty!r}."
             )
         try:
             ratio, constant = self.length_ratio
-            sound = ratio >= 0 and constant >= 0 and ratio + constant >= 1
+            sound = ratio >= 0 and constant >= 0 and 1 <= ratio + constant < math.inf
         except (TypeError, ValueError):
             sound = False
         if not sound:
@@ -85,7 +86,7 @@ class Rules:
         if self.repetition_penalty == 1:
             return logits
         written = ops.arange(ops.shape(ids)[2], dtype="int32") < step
-        said = _marked(ids, ops.broadcast_to(written, ops.shape(ids)), logits)
+        said = marked(ids, ops.broadcast_to(written, ops.shape(ids)), logits)
         penalised = ops.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
         return ops.where(said, penalised, logits)
 
@@ -137,7 +138,7 @@ def _is_any(entries, ids):
     return found
 
 
-def _marked(tokens, valid, like):
+def marked(tokens, valid, like):
     """Which entries of the vocabulary are among the valid of tokens (B, W, N): (B, W, V) boolean."""
     batch, width, count = ops.shape(tokens)[0], tokens.shape[1], ops.shape(tokens)[2]
     vocabulary_size = like.shape[-1]
@@ -156,7 +157,7 @@ def _repeating(ids, step, n, like):
     for offset in range(n - 1):
         last = _at(ids, step - (n - 1) + offset)[:, :, None]  # (B, W, 1)
         matches = ops.logical_and(matches, _shifted(ids, offset) == last)
-    return _marked(_shifted(ids, n - 1), ops.logical_and(matches, step >= n), like)
+    return marked(_shifted(ids, n - 1), ops.logical_and(matches, step >= n), like)
 
 
 def _shifted(ids, offset):
