@@ -1,7 +1,7 @@
 """Beam search under lexical constraints: phrases that a translation must have, and phrases that it must not have.
 
-Beside search.py, whose beam it shares out anew at each step. Post and Vilar 2018 (dynamic beam allocation), for whole batches at once
-as Hu et al. 2019 do it.
+Beside search.py, whose beam it shares out anew at each step. Post and Vilar 2018 (dynamic beam allocation), for whole batches at
+once as Hu et al. 2019 do it.
 """
 
 import copy
@@ -18,11 +18,11 @@ from keras_transformer.decoding.search import BeamSearch, best_extensions, child
 class ConstrainedBeamSearch(BeamSearch):
     """Beam search whose translations have all phrases of a list, and none of another.
 
-    Hypotheses are told apart by how many tokens of phrases they have: of those that are complete, and of the one that they are in the
-    middle of. The W places of the beam are shared out evenly among these counts, what is left over goes to the highest; places that a
-    count cannot fill go to the others, the highest first. Candidates are the 2 W best extensions, each hypothesis's best, and each
-    hypothesis with the next token of every phrase it lacks. Only a hypothesis with all phrases may end. Phrases may overlap: what
-    counts is that each occurs; a phrase given twice is one. Without phrases the search is BeamSearch.
+    Hypotheses are told apart by how many tokens of phrases they have: of those that are complete, and of the one that they are in
+    the middle of. The W places of the beam are shared out evenly among these counts, what is left over goes to the highest;
+    places that a count cannot fill go to the others, the highest first. Candidates are the 2 W best extensions, each hypothesis's
+    best, and each hypothesis with the next token of every phrase it lacks. Only a hypothesis with all phrases may end. Phrases
+    may overlap: what counts is that each occurs; a phrase given twice is one. Without phrases the search is BeamSearch.
 
     Args:
         model: a Transformer.

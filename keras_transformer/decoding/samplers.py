@@ -15,9 +15,9 @@ from keras_transformer.decoding.search import BeamSearch
 class SamplerSearch(Search):
     """Translations whose tokens a sampler of keras-nlp chooses, one at a time from the probabilities of the next.
 
-    Greedy, random, top-k and top-p samplers, and those of your own that override ``get_next_token``. Their seeds move on from call to
-    call. They draw for the whole batch at once from Keras's generators, which differ between backends: for draws that depend on seed
-    and sentence alone take decoding.Sampling.
+    Greedy, random, top-k and top-p samplers, and those of your own that override ``get_next_token``. Their seeds move on from
+    call to call. They draw for the whole batch at once from Keras's generators, which differ between backends: for draws that
+    depend on seed and sentence alone take decoding.Sampling.
 
     Args:
         model: a Transformer.
