@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.backend import apart, keep_freed_memory, keep_state, portable_config
+from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
 from keras_transformer.initializers import SeedStream
 from keras_transformer.inputs import IdCheck
 from keras_transformer.layers.decoder import Decoder
@@ -292,7 +292,7 @@ class Transformer(keras.Model):
         """As decode_step for T tokens at once, of one hypothesis a sentence: (B, T) -> (B, T, V), and the new cache."""
         x = self._embed(self.target_embedding, target, start=step)  # (B W, T, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
-        return self.logits(apart(x)), cache
+        return self.logits(x), cache
 
     def reorder_cache(self, cache, parents) -> dict:
         """The cache after hypothesis w of each sentence has become a child of hypothesis parents[:, w], (B, W)."""

@@ -238,10 +238,10 @@ class Search:
         logits, cache = model.decode_step(ops.reshape(tokens, (-1,)), state["cache"], step, state["source_mask"])
         logits = ops.reshape(logits, (ops.shape(tokens)[0], self._width, model.vocabulary_size))
         logits = self.rules.change_logits(logits, state["ids"], step)
-        total = ops.logsumexp(logits, axis=-1, keepdims=True)  # (B, W, 1)
+        log_probabilities = ops.log_softmax(logits, axis=-1)
         # One logit that is NaN or infinite makes NaN of all log-probabilities of its row, and so do logits that are all -inf.
-        not_finite = ops.any(ops.logical_not(ops.isfinite(total)), axis=(1, 2))
-        log_probabilities = ops.maximum(logits - total, IMPOSSIBLE)
+        not_finite = ops.any(ops.isnan(log_probabilities[:, :, 0]), axis=1)
+        log_probabilities = ops.maximum(log_probabilities, IMPOSSIBLE)  # where a logit was -inf
         special = (model.pad_id, model.bos_id, model.eos_id)
         allowed = self.rules.forbid(log_probabilities, state["ids"], step, special)
         if "prefix" in state:
