@@ -17,7 +17,6 @@ import keras
 import numpy as np
 from keras import ops
 
-
 _under_xla = contextvars.ContextVar("TensorFlow traces for XLA", default=False)
 
 
