@@ -42,24 +42,40 @@ class Counts:
         return "; ".join(parts)
 
 
-def translate_lines(translator, lines, write, search=None, chunk_lines=1000, longest=None, over_long="split", first=1):
+def translate_lines(
+    translator,
+    lines,
+    write,
+    search=None,
+    chunk_lines=1000,
+    longest=None,
+    over_long="split",
+    first=1,
+    include=None,
+    avoid=None,
+    n_best=1,
+):
     """Translates lines in chunks and hands each chunk's translations to ``write`` as soon as they are there.
 
     Args:
         translator: a Translator.
         lines: iterable of str; read no further than the chunk at work.
         write: called with a list of translations, one a line, none with a line feed in it.
-        search: as Translator.hypotheses; the best of its hypotheses is written.
+        search: as Translator.hypotheses; the first of its hypotheses are written.
         chunk_lines: lines at a time. Sentences are sorted by length within a chunk: large is fast, 1 answers at once.
         longest: most ids, eos included, that are translated as one sentence; None for any number.
         over_long: "split": a longer line is translated sentence by sentence; "refuse": it is an error.
         first: number of the first line, for messages.
+        include: iterable of lists of str, for each line the phrases that its translation must have; None for none.
+        avoid: the same, of phrases that it must not have.
+        n_best: translations of a line, separated by tabs, best first; empty where fewer were found.
 
     Yields:
         Counts so far, after each chunk.
 
     Raises:
-        ValueError: a line is longer than ``longest`` and not to be split, or one of its sentences is; the message has its number.
+        ValueError: a line is longer than ``longest`` and not to be split, or has phrases, or one of its sentences is too long as
+            well; the message has its number. Or the phrases end before the lines do.
 
     Example:
 
@@ -75,25 +91,55 @@ def translate_lines(translator, lines, write, search=None, chunk_lines=1000, lon
     (3, '')
     """
     check_integer("chunk_lines", chunk_lines, 1)
+    check_integer("n_best", n_best, 1)
     if longest is not None:
         check_integer("longest", longest, 2)
     if over_long not in ("split", "refuse"):
         raise ValueError(f'over_long must be "split" or "refuse". Received: {over_long!r}.')
     counts, lines, begin = Counts(), iter(lines), time.perf_counter()
+    phrases = {name: iter(x) for name, x in (("include", include), ("avoid", avoid)) if x is not None}
     while chunk := list(itertools.islice(lines, chunk_lines)):
         parts = [
             _parts(source_tokenizer(translator.tokenizer), line, longest, over_long, number)
             for number, line in enumerate(chunk, start=first + counts.lines)
         ]
-        found = iter(translator.hypotheses([part for line in parts for part in line], search))
-        best = [[next(found)[0] for _ in line] for line in parts]
-        write([" ".join(one.text for one in line).replace("\n", " ") for line in best])
+        of_chunk = {name: _phrases(name, rows, chunk, parts, first + counts.lines) for name, rows in phrases.items()}
+        found = iter(translator.hypotheses([part for line in parts for part in line], search, **of_chunk))
+        found = [[next(found) for _ in line] for line in parts]
+        best = [[of_part[0] for of_part in line] for line in found]
+        if n_best == 1:
+            write([_joined(line, 0) for line in found])
+        else:
+            write(["\t".join(_joined(line, rank).replace("\t", " ") for rank in range(n_best)) for line in found])
         counts.lines += len(chunk)
         counts.blank += sum(not line.strip() for line in chunk)
         counts.split += sum(len(line) > 1 for line in parts)
         counts.cut_off += sum(not one.ended for line in best for one in line)
         counts.seconds = time.perf_counter() - begin
         yield counts
+
+
+def _joined(line, rank):
+    """The translations of that rank of a line's parts; none if one of them has no such."""
+    if any(len(of_part) <= rank for of_part in line):
+        return ""
+    return " ".join(of_part[rank].text for of_part in line).replace("\n", " ")
+
+
+def _phrases(name, rows, chunk, parts, first):
+    """The phrases of a chunk's lines."""
+    found = list(itertools.islice(rows, len(chunk)))
+    if len(found) < len(chunk):
+        raise ValueError(
+            f"{name} needs phrases for each line, which may be none. Received: phrases up to line {first + len(found) - 1}."
+        )
+    for number, (row, of_line) in enumerate(zip(found, parts, strict=True), start=first):
+        if row and len(of_line) > 1:
+            raise ValueError(
+                f"Line {number} has phrases and is over-long: which of its sentences they belong to is not known. Allow more, "
+                "or cut the line by hand."
+            )
+    return [row for row, of_line in zip(found, parts, strict=True) for _ in of_line]
 
 
 def _parts(tokenizer, line, longest, over_long, number):

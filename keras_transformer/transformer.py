@@ -13,7 +13,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.backend import apart
 from keras_transformer.initializers import SeedStream
 from keras_transformer.layers.decoder import Decoder
 from keras_transformer.layers.embedding import OutputProjection, SinusoidalPositions, TokenEmbedding
@@ -304,7 +303,7 @@ class Transformer(TokenTrainer):
         """As decode_step for T tokens at once, of one hypothesis a sentence: (B, T) -> (B, T, V), and the new cache."""
         x = self.embed_target(target, start=step)  # (B W, T, D)
         x, cache = self.decoder.step(x, cache, step, source_mask)
-        return self.logits(apart(x)), cache
+        return self.logits(x), cache
 
     def reorder_cache(self, cache, parents) -> dict:
         """The cache after hypothesis w of each sentence has become a child of hypothesis parents[:, w], (B, W)."""

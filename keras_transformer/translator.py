@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from keras_transformer.artifacts import MANIFEST_FILE, ArtifactError, check_manifest, new_folder, write_manifest
+from keras_transformer.decoding.constrained import ConstrainedBeamSearch
 from keras_transformer.decoding.errors import check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
+from keras_transformer.decoding.samplers import is_sampler, sampler_search
+from keras_transformer.decoding.sampling import Sampling
 from keras_transformer.decoding.scoring import AttentionMaps, ForcedDecoding
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
-from keras_transformer.decoding.speculative import SpeculativeSearch
 from keras_transformer.export.saved_model import export_saved_model
 from keras_transformer.model_files import TOKENIZER_FILE, load_model, save_model
 from keras_transformer.text.foreign import as_tokenizer
@@ -74,6 +76,7 @@ class Translator:
         self.tokenizer = tokenizer
         # A search is compiled once and kept; few, because each holds what was compiled.
         self._search = functools.lru_cache(maxsize=8)(self._new_search)
+        self._sampler_search = functools.lru_cache(maxsize=8)(lambda sampler: sampler_search(sampler, model))
         self._forced = ForcedDecoding(model)
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None, batch_tokens=4096):
@@ -103,21 +106,26 @@ class Translator:
                 translations[index] = translation
         return translations
 
-    def hypotheses(self, texts, search=None, prefixes=None, batch_tokens=4096):
+    def hypotheses(self, texts, search=None, prefixes=None, batch_tokens=4096, include=None, avoid=None):
         """What a search finds for each text, with scores.
 
         Args:
             texts: list (or other iterable) of str.
-            search: any of decoding's searches over this translator's model; None for decoding.BeamSearch(model).
+            search: any of decoding's searches over this translator's model, or a sampler of keras-nlp (decoding.sampler_search
+                says which); None for decoding.BeamSearch(model), under phrases for decoding.ConstrainedBeamSearch(model).
             prefixes: list of str, what each translation must begin with; None for nothing. A prefix is cut into pieces on its
                 own, so it should end where a word does.
             batch_tokens: most source positions searched at a time, padding included, for one hypothesis a sentence.
+            include: for each text a list of str, phrases that its translation must have; None for none. A phrase is cut into pieces
+                on its own, as the beginning of a word. Needs a decoding.ConstrainedBeamSearch.
+            avoid: the same, of phrases that it must not have, in these pieces.
 
         Returns:
             list of lists of decoding.Hypothesis, in the search's order. A blank text has one, which is blank.
 
         Raises:
-            ValueError: as translate; the search is over another model; prefixes and texts differ in number.
+            ValueError: as translate; the search is over another model; prefixes, phrases and texts differ in number; no translation
+                with all phrases was found.
 
         Example:
 
@@ -130,7 +138,16 @@ class Translator:
         >>> len(found[0]), found[0][0].score >= found[0][1].score
         (3, True)
         """
-        search = self._search(4, 0.6, None, None) if search is None else search
+        constrained = include is not None or avoid is not None
+        if search is None:
+            search = self._constrained if constrained else self._search(4, 0.6, None, None)
+        elif is_sampler(search):
+            search = self._sampler_search(search)
+        if constrained and not isinstance(search, ConstrainedBeamSearch):
+            raise ValueError(
+                "Phrases to include or avoid need a decoding.ConstrainedBeamSearch. Received: a search of type "
+                f"{type(search).__name__}."
+            )
         if search.model is not self.model:
             raise ValueError(
                 "The search is over another model. Make it with this translator's: search(translator.model)."
@@ -141,13 +158,34 @@ class Translator:
             raise ValueError(
                 f"Each text needs a prefix, which may be empty. Received: {len(texts)} texts, {len(prefixes)}."
             )
+        phrases = {"include": include, "avoid": avoid}
+        phrases = {name: self._phrase_ids(name, x, len(texts)) for name, x in phrases.items() if x is not None}
         found = [[Hypothesis("", 0.0, [], True)] for _ in texts]
-        for indices, ids, scores in self._searched(texts, search, prefixes, batch_tokens):
+        for indices, ids, scores in self._searched(texts, search, prefixes, batch_tokens, phrases):
             for index, rows, row_scores in zip(indices, ids, scores, strict=True):
                 found[index] = [
                     self._hypothesis(row, score) for row, score in zip(rows, row_scores, strict=True) if score > -1e8
                 ]
         return found
+
+    @functools.cached_property
+    def _constrained(self):
+        return ConstrainedBeamSearch(self.model)
+
+    def _phrase_ids(self, name, phrases, count):
+        """For each text the ids of its phrases."""
+        phrases = list(phrases)
+        if len(phrases) != count:
+            raise ValueError(
+                f"{name} needs a list of phrases for each of {count} texts. Received: {len(phrases)} lists."
+            )
+        for row in phrases:
+            strange = [row] if isinstance(row, str) else [x for x in row if not isinstance(x, str) or not x.strip()]
+            if strange:
+                raise ValueError(
+                    f"{name} must hold lists of phrases, each a str with some text. Received: {strange[0]!r}."
+                )
+        return [[tuple(self.tokenizer.encode(phrase)) for phrase in row] for row in phrases]
 
     def _hypothesis(self, row, score):
         ids = row[row != self.tokenizer.pad_id].tolist()
@@ -234,7 +272,7 @@ class Translator:
         sides = self._source_tokenizer.pieces(source_ids), pieces(target_ids), pieces(labels)
         return AttentionMaps(*sides, **{name: x[:, 0] for name, x in maps.items()})
 
-    def _searched(self, texts, search, prefixes, batch_tokens):
+    def _searched(self, texts, search, prefixes, batch_tokens, phrases=None):
         """Yields (indices, ids, scores) of batches of the texts that are not blank."""
         check_integer("batch_tokens", batch_tokens, 1)
         pad_id = self.tokenizer.pad_id
@@ -246,7 +284,9 @@ class Translator:
             filling = len(source) - len(indices)
             if prefix_ids is not None and any(prefix_ids[index] for index in indices):
                 more["prefix"] = _padded([prefix_ids[index] for index in indices] + [[]] * filling, pad_id)
-            if not isinstance(search, GreedySearch | BeamSearch | SpeculativeSearch):
+            for name, rows in (phrases or {}).items():
+                more[name] = [*(rows[index] for index in indices), *[[]] * filling]
+            if isinstance(search, Sampling):
                 more["keys"] = [*indices, *[0] * filling]
             ids, scores = search(source, **more)
             yield indices, ids[: len(indices)], scores[: len(indices)]

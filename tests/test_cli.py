@@ -61,6 +61,16 @@ def test_run_folder_holds_all(run):
     assert {"loss", "perplexity", "learning_rate", "val_loss", "val_bleu"} <= rows[0].keys()
 
 
+@pytest.mark.parametrize(
+    ("number", "message"), [(np.nan, "holds numbers that are not finite"), (3e38, "logits are not finite")]
+)
+def test_translate_says_when_numbers_are_none(run, tmp_path, number, message):
+    translator = kt.Translator.load(run / "translator")
+    translator.model.set_weights([np.full_like(w, number) for w in translator.model.get_weights()])
+    translator.save(tmp_path / "translator")
+    assert message in failure("translate", tmp_path / "translator", "--beam-size", "1", input="a dog runs\n")
+
+
 def test_translate_from_stdin_to_stdout(run):
     result = CliRunner().invoke(
         main, ["translate", str(run), "--beam-size", "2"], input="a dog runs\n\nthe cat sleeps\n"
@@ -90,6 +100,25 @@ def test_as_many_lines_out_as_in(run, tmp_path):
         assert CliRunner().invoke(main, ["translate", str(run), *arguments]).exit_code == 0
         assert (tmp_path / "out").read_bytes() == result.stdout_bytes
         assert result.stdout_bytes.decode().split("\n") == [*expected, ""]
+
+
+def test_translate_under_phrases_and_by_groups(run, tmp_path):
+    (tmp_path / "include").write_text("Hund\n\nein\tsingt\n", encoding="utf-8")
+    (tmp_path / "avoid").write_text("\nKatze\n\n", encoding="utf-8")
+    text = "a dog runs\na cat runs\na bird sings\n"
+    arguments = ["translate", str(run), "--beam-size", "4", "--max-length", "40"]
+    phrases = ["--include", str(tmp_path / "include"), "--avoid", str(tmp_path / "avoid")]
+    result = CliRunner().invoke(main, [*arguments, *phrases], input=text)
+    one, two, three = result.stdout.split("\n")[:3]
+    assert "Hund" in one and "Katze" not in two and "ein" in three and "singt" in three
+    result = CliRunner().invoke(main, [*arguments, *phrases, "--shard", "3/3"], input=text)
+    assert result.stdout == three + "\n"
+    result = CliRunner().invoke(main, [*arguments, "--groups", "2", "--n-best", "3"], input=text)
+    assert [len(line.split("\t")) for line in result.stdout.splitlines()] == [3, 3, 3]
+    exclusive = failure("translate", run, *phrases, "--groups", "2", input=text)
+    assert "--groups does not go with --include, --avoid" in exclusive
+    assert "--sampler does not go with --beam-size" in failure(*arguments, "--sampler", "greedy", input=text)
+    assert "length_penalty must be a number from 0" in failure(*arguments, "--length-penalty", "nan", input=text)
 
 
 def test_line_feed_within_a_translation_ends_no_line(run, monkeypatch):

@@ -54,6 +54,33 @@ def test_over_long_lines_are_split_at_sentence_ends():
         translate(["a dog runs and two cats see"], longest=4)
 
 
+def test_phrases_belong_to_lines():
+    search = kt.decoding.ConstrainedBeamSearch(TRANSLATOR.model, 3, max_length=12)
+    include, avoid, written = [["dog"], [], [], ["two cats", "a"]], [[], ["a"], [], []], []
+    lines, more = [TEXTS[1], TEXTS[1], "", TEXTS[2]], {"include": include, "avoid": avoid, "chunk_lines": 2}
+    for _ in translate_lines(TRANSLATOR, lines, written.extend, search, **more):
+        pass
+    assert "dog" in written[0].split() and "a" not in written[1].split() and written[2] == ""
+    assert "two cats" in written[3]
+    with pytest.raises(ValueError, match=r"include needs phrases for each line.*up to line 4"):
+        list(translate_lines(TRANSLATOR, [*lines, TEXTS[0]], written.extend, search, include=include))
+    sentences = "a dog runs. a dog sees two cats!"
+    with pytest.raises(ValueError, match="Line 1 has phrases and is over-long"):
+        list(translate_lines(TRANSLATOR, [sentences], written.extend, search, include=[["a"]], longest=9))
+    with pytest.raises(ValueError, match="need a decoding.ConstrainedBeamSearch. Received: a search of type Greedy"):
+        TRANSLATOR.hypotheses(TEXTS[:1], SEARCH, include=[["a"]])
+    with pytest.raises(ValueError, match="avoid must hold lists of phrases, each a str with some text. Received: ' '"):
+        TRANSLATOR.hypotheses(TEXTS[:1], search, avoid=[[" "]])
+
+
+def test_several_translations_of_a_line():
+    search, written = kt.decoding.DiverseBeamSearch(TRANSLATOR.model, 4, groups=4, max_length=5), []
+    for _ in translate_lines(TRANSLATOR, [TEXTS[2], ""], written.extend, search, n_best=3):
+        pass
+    found = TRANSLATOR.hypotheses([TEXTS[2]], search)[0]
+    assert written == ["\t".join(one.text for one in found[:3]), "\t\t"]
+
+
 def test_shards_are_the_whole():
     lines = [str(n) for n in range(8)]
     shards = [list(shard(iter(lines), number, 3)) for number in (1, 2, 3)]

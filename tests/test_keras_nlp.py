@@ -8,6 +8,8 @@ import pytest
 from exported_models import KINDS, TOKENIZER, make_model
 
 import keras_transformer as kt
+from keras_transformer.decoding import GreedySearch, SamplerSearch
+from keras_transformer.decoding.samplers import find_sampler
 from keras_transformer.interchange import load_preset, save_preset
 
 
@@ -46,3 +48,25 @@ def test_keras_nlp_reads_the_tokenizer(tmp_path):
     )
     for text in ("a dog runs", "two cats"):
         assert np.asarray(tokenizer(text)).tolist() == TOKENIZER.encode(text)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="importing keras-nlp takes long; once is enough")
+def test_keras_nlp_s_samplers_are_taken_where_ours_are():
+    nlp = pytest.importorskip("keras_nlp")
+    translator, texts = kt.Translator(make_model(), TOKENIZER), ["a dog runs", "two cats"]
+    model = translator.model
+    greedy = translator.hypotheses(texts, nlp.samplers.GreedySampler())
+    assert [x[0].ids for x in greedy] == [x[0].ids for x in translator.hypotheses(texts, GreedySearch(model))]
+    source = np.array([TOKENIZER.encode("a dog runs", add_eos=True)] * 8)
+    for sampler in (
+        nlp.samplers.TopKSampler(k=5, seed=1),
+        nlp.samplers.TopPSampler(p=0.9, k=20, seed=1, temperature=2.0),
+        find_sampler('{"class_name": "random", "config": {"seed": 1}}'),
+    ):
+        ids, scores = SamplerSearch(model, sampler, max_length=6)(source)
+        assert ids.shape == (8, 1, 6) and len(np.unique(ids[:, 0], axis=0)) > 1 and (scores < 0).all()
+    assert find_sampler("beam").num_beams == 5
+    with pytest.raises(ValueError, match="ContrastiveSampler has a loop of its own"):
+        translator.hypotheses(texts, find_sampler("contrastive"))
+    with pytest.raises(ValueError, match="has no such sampler. Received: 'nucleus'"):
+        find_sampler("nucleus")

@@ -552,7 +552,9 @@ def test_weights_that_change_after_compilation_are_used():
     ("arguments", "message"),
     [
         ({"max_length": 0}, "max_length must be an integer from 1"),
-        ({"length_penalty": -0.1}, "length_penalty must not be negative"),
+        ({"length_penalty": -0.1}, "length_penalty must be a number from 0"),
+        ({"length_penalty": float("nan")}, "length_penalty must be a number from 0"),
+        ({"length_penalty": float("inf")}, "length_penalty must be a number from 0"),
         ({"normalization": "mean"}, 'normalization must be "gnmt" or "average"'),
         ({"rules": {}}, "rules must be a decoding.Rules"),
         ({"rules": Rules(banned=(7,))}, "banned holds id 7; the vocabulary ends at 6"),

@@ -18,6 +18,7 @@ from keras_transformer.cli.options import (
 
 
 @click.command()
+@click.pass_context
 @click.argument("run")
 @backend_option
 @click.option("--source", type=click.Path(allow_dash=True), default="-", help="Text, a sentence a line, plain or .gz.")
@@ -26,6 +27,18 @@ from keras_transformer.cli.options import (
 @length_penalty_option
 @click.option(
     "--max-length", type=click.IntRange(1), help="Most tokens of a translation; else twice the source's and ten."
+)
+@click.option("--n-best", type=click.IntRange(1), default=1, help="Translations of a line, separated by tabs.")
+@click.option(
+    "--groups", type=click.IntRange(1), default=1, help="Groups of the beam that are kept from saying the same."
+)
+@click.option("--diversity", type=click.FloatRange(0), default=0.5, help="What repeating another group's token costs.")
+@click.option(
+    "--include", help="File of phrases that translations must have: those of a line on a line, separated by tabs."
+)
+@click.option("--avoid", help="File of phrases that they must not have.")
+@click.option(
+    "--sampler", help="keras-nlp's, in place of beam search: a name, as top_p, or JSON of class_name and config."
 )
 @click.option("--chunk", type=click.IntRange(1), default=1000, help="Lines at a time; 1 answers each at once.")
 @click.option("--longest", type=click.IntRange(2), help="Most ids of a source; what is longer counts as over-long.")
@@ -37,32 +50,80 @@ from keras_transformer.cli.options import (
     "--shard", metavar="I/N", default="1/1", help="Every N-th line from the I-th on: one of N machines' share."
 )
 def translate(
-    run, backend, source, output, beam_size, length_penalty, max_length, chunk, longest, over_long, resume, shard
+    context, run, backend, source, output, chunk, longest, over_long, resume, shard, include, avoid, n_best, **how
 ):
     """Translates line by line with the model in RUN, a run folder or a saved translator."""
-    from keras_transformer import decoding, file_translation
+    from keras_transformer import file_translation
     from keras_transformer.text.corpus import read_lines
 
     find_translator(run)  # what is wrong is told before the work, and before standard input is waited for
     _check_output(output, resume)
     number, count = _shard(shard)
+    _check_search(context, include or avoid)
     lines = read_lines(source if source != "-" else _standard_input())
-    lines = file_translation.shard(itertools.chain(list(itertools.islice(lines, chunk)), lines), number, count)
+    lines = itertools.chain(list(itertools.islice(lines, chunk)), lines)
     done = file_translation.complete_lines(output) if resume else 0
-    lines = itertools.islice(lines, done, None)
+
+    def of_this_call(lines):
+        return itertools.islice(file_translation.shard(lines, number, count), done, None)
+
+    phrases = {
+        name: of_this_call([phrase for phrase in line.split("\t") if phrase.strip()] for line in read_lines(path))
+        for name, path in (("include", include), ("avoid", avoid))
+        if path
+    }
+    lines = of_this_call(lines)
     translator = load_translator(run)
-    if beam_size == 1:
-        search = decoding.GreedySearch(translator.model, length_penalty, max_length)
-    else:
-        search = decoding.BeamSearch(translator.model, beam_size, length_penalty, max_length, n_best=1)
+    search = _search(translator.model, bool(phrases), n_best, **how)
     counts = None
     with _writer(output, resume) as write, _progress() as show:
         for counts in file_translation.translate_lines(
-            translator, lines, write, search, chunk_lines=chunk, longest=longest, over_long=over_long, first=done + 1
+            translator,
+            lines,
+            write,
+            search,
+            chunk_lines=chunk,
+            longest=longest,
+            over_long=over_long,
+            first=done + 1,
+            n_best=n_best,
+            **phrases,
         ):
             show(counts)
     if counts is not None and (counts.split or counts.cut_off):
         click.echo(str(counts), err=True)
+
+
+def _check_search(context, phrases):
+    """Raises if options exclude one another."""
+    given = {
+        f"--{name.replace('_', '-')}"
+        for name in ("beam_size", "groups", "diversity", "n_best", "sampler", "length_penalty")
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    } | ({"--include, --avoid"} if phrases else set())
+    for one, others in (
+        ("--sampler", {"--beam-size", "--groups", "--diversity", "--n-best", "--length-penalty", "--include, --avoid"}),
+        ("--groups", {"--include, --avoid"}),
+    ):
+        if one in given and given & others:
+            raise ValueError(f"{one} does not go with {', '.join(sorted(given & others))}. Leave out one of them.")
+
+
+def _search(model, phrases, n_best, beam_size, length_penalty, max_length, groups, diversity, sampler):
+    """The search that the options ask for."""
+    from keras_transformer import decoding
+    from keras_transformer.decoding.samplers import find_sampler
+
+    if sampler is not None:
+        return decoding.sampler_search(find_sampler(sampler), model, max_length)
+    options = {"length_penalty": length_penalty, "max_length": max_length}
+    if phrases:
+        return decoding.ConstrainedBeamSearch(model, beam_size, n_best=n_best, **options)
+    if groups > 1:
+        return decoding.DiverseBeamSearch(model, beam_size, groups, diversity, n_best=n_best, **options)
+    if beam_size == 1 and n_best == 1:
+        return decoding.GreedySearch(model, **options)
+    return decoding.BeamSearch(model, beam_size, n_best=n_best, **options)
 
 
 def _standard_input():

@@ -1,5 +1,6 @@
 """What every search checks of its arguments, and the words it says so with."""
 
+import math
 import numbers
 
 import numpy as np
@@ -11,7 +12,7 @@ def check_integer(name, value, lowest):
 
 
 def check_number(name, value, lowest):
-    if not isinstance(value, numbers.Real) or not value >= lowest:
+    if not isinstance(value, numbers.Real) or not (value >= lowest and math.isfinite(value)):
         raise ValueError(f"{name} must be a number from {lowest}. Received: {name}={value!r}.")
 
 

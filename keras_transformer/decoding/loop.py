@@ -34,7 +34,9 @@ class Search:
     """
 
     beam_size = 1
+    groups = 1  # of the beam, each searched as a sentence of its own; W below is what one of them has
     _ids = ("ids",)  # entries of the state of shape (B, W, L)
+    _whole = ("step",)  # entries that belong to no sentence
 
     def __init__(self, model, max_length=None, rules=None):
         if max_length is not None:
@@ -49,10 +51,22 @@ class Search:
         for phrase in self.rules.banned:
             if max(phrase) >= model.vocabulary_size:
                 raise ValueError(f"banned holds id {max(phrase)}; the vocabulary ends at {model.vocabulary_size - 1}.")
-        self._first = compiled(self._run, model)
-        self._next = compiled(self._go_on, model)
-        self._next_in_more_room = compiled(self._grow_and_go_on, model)
-        self._shrink = compiled(self._take, model)
+        self._compile()
+
+    def _compile(self):
+        holder = self._holder()
+        self._first = compiled(self._run, holder)
+        self._next = compiled(self._go_on, holder)
+        self._next_in_more_room = compiled(self._grow_and_go_on, holder)
+        self._shrink = compiled(self._take, holder)
+
+    def _holder(self):
+        """What has the ``variables`` that the compiled loop reads."""
+        return self.model
+
+    @property
+    def _width(self):
+        return self.beam_size // self.groups
 
     def __call__(self, source, prefix=None, keys=None):
         """Searches and checks; see the class for the result.
@@ -69,11 +83,19 @@ class Search:
             ValueError: an id is outside the vocabulary, the model's logits are not finite, or a prefix leaves no room for a
                 translation.
         """
+        source = self._checked_source(source)
+        return self._found(source, prefix, self._inputs(source, range(len(source)) if keys is None else keys))
+
+    def _checked_source(self, source):
         source = np.asarray(source)
         if source.ndim != 2:
             raise ValueError(f"source must have two axes, sentences and positions. Received: shape {source.shape}.")
         check_ids(source, self.model.num_source_pieces, "source")
-        inputs = {"source": source} | self._inputs(source, range(len(source)) if keys is None else keys)
+        return source
+
+    def _found(self, source, prefix, inputs):
+        """What __call__ returns; ``inputs`` are the arrays that the search takes beside the source."""
+        inputs = {"source": source} | inputs
         if prefix is not None:
             inputs["prefix"] = self._checked_prefix(source, np.asarray(prefix))
         tensors = {name: ops.convert_to_tensor(x, dtype=self._dtype(x)) for name, x in inputs.items()}
@@ -123,6 +145,7 @@ class Search:
                 found_scores = np.zeros(scores.shape, dtype="float32")
             found_ids[index, :, : ids.shape[2]], found_scores[index] = ids, scores
             if done.all():
+                self._leave(state)
                 return found_ids, found_scores
             go_on = self._next_in_more_room
             if at < ids.shape[2]:  # left early: few are going on
@@ -130,6 +153,9 @@ class Search:
                 index, go_on = index[rows], self._next
                 state = self._shrink(state, ops.convert_to_tensor(rows, dtype="int32"))
             state, ids, scores, done, step = go_on(state, _few(len(index)))
+
+    def _leave(self, state):
+        """What is done with the last state."""
 
     # Inside the compiler
 
@@ -149,10 +175,13 @@ class Search:
     def _go_on(self, state, few):
         state = self._advance(state, few)
         ids, scores = self._result(state)
-        return state, ids, scores, state["done"], state["step"]
+        return state, ids, scores, self._done_sentences(state), state["step"]
+
+    def _done_sentences(self, state):
+        return state["done"]
 
     def _start(self, inputs, room):
-        model, width, source = self.model, self.beam_size, inputs["source"]
+        model, width, source = self.model, self._width, inputs["source"]
         batch = ops.shape(source)[0]
         source_mask = padding_mask(source, model.pad_id)
         lengths = ops.sum(ops.cast(ops.not_equal(source, model.pad_id), "int32"), axis=1)
@@ -193,7 +222,7 @@ class Search:
 
         def unfinished(*values):
             state = dict(zip(names, values, strict=True))
-            going_on = ops.sum(ops.cast(ops.logical_not(state["done"]), "int32"))
+            going_on = ops.sum(ops.cast(ops.logical_not(self._done_sentences(state)), "int32"))
             return ops.logical_and(going_on > few, state["step"] < ops.shape(state["ids"])[2])
 
         def extend(*values):
@@ -207,12 +236,12 @@ class Search:
         model, step = self.model, state["step"]
         tokens = ops.where(step == 0, model.bos_id, ops.take(state["ids"], ops.maximum(step - 1, 0), axis=2))  # (B, W)
         logits, cache = model.decode_step(ops.reshape(tokens, (-1,)), state["cache"], step, state["source_mask"])
-        logits = ops.reshape(logits, (ops.shape(tokens)[0], self.beam_size, model.vocabulary_size))
+        logits = ops.reshape(logits, (ops.shape(tokens)[0], self._width, model.vocabulary_size))
         logits = self.rules.change_logits(logits, state["ids"], step)
-        total = ops.logsumexp(logits, axis=-1, keepdims=True)  # (B, W, 1)
+        log_probabilities = ops.log_softmax(logits, axis=-1)
         # One logit that is NaN or infinite makes NaN of all log-probabilities of its row, and so do logits that are all -inf.
-        not_finite = ops.any(ops.logical_not(ops.isfinite(total)), axis=(1, 2))
-        log_probabilities = ops.maximum(logits - total, IMPOSSIBLE)
+        not_finite = ops.any(ops.isnan(log_probabilities[:, :, 0]), axis=1)
+        log_probabilities = ops.maximum(log_probabilities, IMPOSSIBLE)  # where a logit was -inf
         special = (model.pad_id, model.bos_id, model.eos_id)
         allowed = self.rules.forbid(log_probabilities, state["ids"], step, special)
         if "prefix" in state:
@@ -248,7 +277,7 @@ class Search:
     def _take(self, state, rows):
         """The state of some of the sentences."""
         return {
-            name: x if name == "step" else keras.tree.map_structure(lambda leaf: ops.take(leaf, rows, axis=0), x)
+            name: x if name in self._whole else keras.tree.map_structure(lambda leaf: ops.take(leaf, rows, axis=0), x)
             for name, x in state.items()
         }
 

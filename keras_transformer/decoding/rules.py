@@ -5,6 +5,7 @@ Wu et al. 2016, section 7 (coverage penalty).
 """
 
 import dataclasses
+import math
 import numbers
 
 from keras import ops
@@ -54,13 +55,13 @@ class Rules:
         check_integer("min_length", self.min_length, 0)
         check_integer("no_repeat_ngram", self.no_repeat_ngram, 0)
         check_number("coverage_penalty", self.coverage_penalty, 0)
-        if not isinstance(self.repetition_penalty, numbers.Real) or not self.repetition_penalty > 0:
+        if not isinstance(self.repetition_penalty, numbers.Real) or not 0 < self.repetition_penalty < math.inf:
             raise ValueError(
                 f"repetition_penalty must be a positive number, 1 for none. Received: {self.repetition_penalty!r}."
             )
         try:
             ratio, constant = self.length_ratio
-            sound = ratio >= 0 and constant >= 0 and ratio + constant >= 1
+            sound = ratio >= 0 and constant >= 0 and 1 <= ratio + constant < math.inf
         except (TypeError, ValueError):
             sound = False
         if not sound:
@@ -85,7 +86,7 @@ class Rules:
         if self.repetition_penalty == 1:
             return logits
         written = ops.arange(ops.shape(ids)[2], dtype="int32") < step
-        said = _marked(ids, ops.broadcast_to(written, ops.shape(ids)), logits)
+        said = marked(ids, ops.broadcast_to(written, ops.shape(ids)), logits)
         penalised = ops.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
         return ops.where(said, penalised, logits)
 
@@ -94,9 +95,10 @@ class Rules:
         pad_id, bos_id, eos_id = special
         entries = ops.arange(log_probabilities.shape[-1], dtype="int32")
         single = [phrase[0] for phrase in self.banned if len(phrase) == 1]
-        never = _is_any(entries, [pad_id, bos_id, *single])  # (V,)
+        never = ops.where(_is_any(entries, [pad_id, bos_id, *single]), IMPOSSIBLE, 0.0)  # (V,)
         is_eos = entries == eos_id
-        allowed = ops.where(never, IMPOSSIBLE, log_probabilities)
+        # On PyTorch a sum and a maximum take a quarter of the time of a selection.
+        allowed = ops.maximum(log_probabilities + never, IMPOSSIBLE)
         if self.min_length:
             allowed = ops.where(ops.logical_and(is_eos, step < self.min_length), IMPOSSIBLE, allowed)
         if self.no_repeat_ngram:
@@ -108,8 +110,9 @@ class Rules:
                 ends = ops.logical_and(begun[:, :, None], entries == phrase[-1])
                 allowed = ops.where(ends, IMPOSSIBLE, allowed)
         if self.min_length or self.no_repeat_ngram or self.banned:
-            stuck = ops.max(allowed, axis=-1, keepdims=True) <= IMPOSSIBLE
-            allowed = ops.where(ops.logical_and(stuck, is_eos), log_probabilities, allowed)
+            stuck = ops.max(allowed, axis=-1, keepdims=True) <= IMPOSSIBLE  # (B, W, 1)
+            ending = ops.where(stuck, 0.0, IMPOSSIBLE) + ops.where(is_eos, 0.0, IMPOSSIBLE)
+            allowed = ops.maximum(allowed, log_probabilities + ending)
         return allowed
 
     def coverage(self, attended, source_mask):
@@ -137,7 +140,7 @@ def _is_any(entries, ids):
     return found
 
 
-def _marked(tokens, valid, like):
+def marked(tokens, valid, like):
     """Which entries of the vocabulary are among the valid of tokens (B, W, N): (B, W, V) boolean."""
     batch, width, count = ops.shape(tokens)[0], tokens.shape[1], ops.shape(tokens)[2]
     vocabulary_size = like.shape[-1]
@@ -156,7 +159,7 @@ def _repeating(ids, step, n, like):
     for offset in range(n - 1):
         last = _at(ids, step - (n - 1) + offset)[:, :, None]  # (B, W, 1)
         matches = ops.logical_and(matches, _shifted(ids, offset) == last)
-    return _marked(_shifted(ids, n - 1), ops.logical_and(matches, step >= n), like)
+    return marked(_shifted(ids, n - 1), ops.logical_and(matches, step >= n), like)
 
 
 def _shifted(ids, offset):

@@ -7,7 +7,7 @@ forbidden rules.py's.
 from keras import ops
 
 from keras_transformer.backend import max_and_argmax, top_k
-from keras_transformer.decoding.errors import check_integer
+from keras_transformer.decoding.errors import check_integer, check_number
 from keras_transformer.decoding.loop import Search
 from keras_transformer.decoding.rules import IMPOSSIBLE
 
@@ -17,8 +17,7 @@ class _Ranked(Search):
 
     def __init__(self, model, length_penalty, max_length, normalization, rules):
         super().__init__(model, max_length, rules)
-        if length_penalty < 0:
-            raise ValueError(f"length_penalty must not be negative. Received: length_penalty={length_penalty}.")
+        check_number("length_penalty", length_penalty, 0)
         if normalization not in ("gnmt", "average"):
             raise ValueError(f'normalization must be "gnmt" or "average". Received: {normalization!r}.')
         self.length_penalty = length_penalty
@@ -153,7 +152,7 @@ class BeamSearch(_Ranked):
 
     def _begin(self, state):
         only_one = ops.where(
-            ops.arange(self.beam_size) == 0, 0.0, IMPOSSIBLE
+            ops.arange(self._width) == 0, 0.0, IMPOSSIBLE
         )  # equal hypotheses would only repeat each other
         return state | {
             "scores": state["scores"] + only_one,
@@ -162,40 +161,46 @@ class BeamSearch(_Ranked):
         }
 
     def _extend(self, state):
-        width, step, limits, done = self.beam_size, state["step"], state["limits"], state["done"]
+        width, step, done = self._width, state["step"], state["done"]
         allowed, moved = self._log_probabilities(state)
-        scores, tokens, parents = self._best_extensions(allowed, state)  # each (B, 2 W)
+        scores, tokens, parents, finishes, goes_on = self._candidates(allowed, state)  # each (B, N)
 
         # 1. those that end are ranked among the finished
-        ends = ops.logical_or(tokens == self.model.eos_id, step + 1 >= limits[:, None])
-        first = ops.arange(ops.shape(ends)[1], dtype="int32") < width
-        finishes = ops.logical_and(ops.logical_and(ends, first), ops.logical_not(done)[:, None])
+        finishes = ops.logical_and(finishes, ops.logical_not(done)[:, None])
         finishes = ops.logical_and(finishes, scores > IMPOSSIBLE / 2)
-        of_parents = {"attended": _children(moved["attended"], parents)} if "attended" in moved else {}
+        of_parents = {"attended": children(moved["attended"], parents)} if "attended" in moved else {}
         ranked = self._ranked(scores, step + 1, state | of_parents)
         ranked = ops.concatenate([state["finished_scores"], ops.where(finishes, ranked, IMPOSSIBLE)], axis=1)
-        finished_scores, chosen = top_k(ranked, width)  # (B, W) of (B, 3 W)
-        written = _written(state["ids"], parents, tokens, step)  # (B, 2 W, L)
-        finished_ids = _children(ops.concatenate([state["finished_ids"], written], axis=1), chosen)
+        finished_scores, chosen = top_k(ranked, width)  # (B, W) of (B, W + N)
+        written = _written(state["ids"], parents, tokens, step)  # (B, N, L)
+        finished_ids = children(ops.concatenate([state["finished_ids"], written], axis=1), chosen)
 
         # 2. the best of the others go on
-        scores, chosen = top_k(ops.where(ends, IMPOSSIBLE, scores), width)
+        scores, chosen = top_k(ops.where(goes_on, scores, IMPOSSIBLE), width)
         parents = ops.take_along_axis(parents, chosen, axis=1)  # (B, W)
         moved |= {
             "step": step + 1,
-            "ids": _children(written, chosen),
+            "ids": children(written, chosen),
             "scores": scores,
             "finished_ids": finished_ids,
             "finished_scores": finished_scores,
             "cache": self.model.reorder_cache(moved["cache"], parents),
         }
         if "attended" in moved:
-            moved["attended"] = _children(moved["attended"], parents)
+            moved["attended"] = children(moved["attended"], parents)
         return moved | {"done": self._done(moved)}
 
-    def _best_extensions(self, allowed, state):
-        """The 2 W best tokens to go on with: scores, tokens and hypotheses, each (B, 2 W)."""
-        return best_extensions(allowed, state["scores"], 2 * self.beam_size)
+    def _candidates(self, allowed, state):
+        """Extensions of the hypotheses, the best first, each (B, N): scores, tokens, hypotheses, and which of them finish if they
+        are possible, and from which the W best go on."""
+        scores, tokens, parents = best_extensions(allowed, state["scores"], 2 * self._width)
+        ends = self._ends(tokens, state)
+        first = ops.arange(ops.shape(ends)[1], dtype="int32") < self._width
+        return scores, tokens, parents, ops.logical_and(ends, first), ops.logical_not(ends)
+
+    def _ends(self, tokens, state):
+        """Which extensions by tokens (B, N) end: by eos or at the limit."""
+        return ops.logical_or(tokens == self.model.eos_id, state["step"] + 1 >= state["limits"][:, None])
 
     def _done(self, state):
         full = state["finished_scores"][:, -1] > IMPOSSIBLE / 2
@@ -236,7 +241,7 @@ def best_extensions(log_probabilities, scores, count):
     return best, ops.take_along_axis(tokens, chosen, axis=1), ops.take_along_axis(order, chosen, axis=1) // each
 
 
-def _children(x, parents):
+def children(x, parents):
     """Entries ``parents`` (B, N) of the second axis of x (B, W, ...): (B, N, ...)."""
     return ops.take_along_axis(x, parents[:, :, None], axis=1)
 
@@ -244,4 +249,4 @@ def _children(x, parents):
 def _written(ids, parents, tokens, step):
     """The hypotheses' ids (B, W, L) with ``tokens`` (B, N) put at ``step`` behind those of ``parents`` (B, N): (B, N, L)."""
     columns = ops.arange(ops.shape(ids)[2], dtype="int32")
-    return ops.where(columns == step, tokens[:, :, None], _children(ids, parents))
+    return ops.where(columns == step, tokens[:, :, None], children(ids, parents))

@@ -13,7 +13,7 @@ Within each block of D columns, head h owns columns h K to (h + 1) K. This layou
 import keras
 from keras import ops
 
-from keras_transformer.backend import fused_attention, small_product, write_slice, written_part
+from keras_transformer.backend import fused_attention, write_slice, written_part
 from keras_transformer.initializers import SeedStream, XavierUniform
 from keras_transformer.layers.blockwise import blockwise_attention, masked_softmax
 from keras_transformer.layers.masking import causal_mask, combine_masks, with_head_axis
@@ -296,7 +296,7 @@ class CrossAttention(_MultiHeadAttention):
     def step_scores(self, x, cache: dict, attention_mask=None):
         """The attention weights of ``step``, (B, H, W T, S) in float32."""
         attention_mask = with_head_axis(attention_mask)
-        scores = small_product(self._step_query(x, cache), cache["key"])
+        scores = ops.matmul(self._step_query(x, cache), cache["key"])
         return _masked_rows_to_zero(masked_softmax(scores, attention_mask), attention_mask)
 
     def _step_query(self, x, cache):
@@ -308,8 +308,8 @@ class CrossAttention(_MultiHeadAttention):
 
 def _attend_step(query, cache, mask):
     """Weighted sum of the cached values for few queries (B, H, N, K), scaled before: (B, H, N, K)."""
-    weights = masked_softmax(small_product(query, cache["key"]), mask)
-    return small_product(ops.cast(weights, query.dtype), cache["value"])
+    weights = masked_softmax(ops.matmul(query, cache["key"]), mask)
+    return ops.matmul(ops.cast(weights, query.dtype), cache["value"])
 
 
 def _any_key(mask):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.backend import gather_rows
+from keras_transformer.backend import gather_rows, product_with_rows
 from keras_transformer.initializers import ScaledNormal, XavierUniform
 
 
@@ -142,7 +142,7 @@ def _project_to_vocabulary(x, table, dtype: str):
     """Scores (..., V) of hidden states x (..., D) against the rows of table (V, D), computed in ``dtype``."""
     table = ops.cast(table, dtype)
     flat = ops.reshape(ops.cast(x, dtype), (-1, table.shape[-1]))  # (..., D) -> (N, D)
-    logits = ops.matmul(flat, ops.transpose(table))  # (N, V)
+    logits = product_with_rows(flat, table)  # (N, V)
     return ops.reshape(logits, (*ops.shape(x)[:-1], table.shape[0]))
 
 
