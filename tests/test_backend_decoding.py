@@ -10,7 +10,6 @@ from keras_transformer import backend_decoding
 from keras_transformer.decoding import (
     BeamSearch,
     ConstrainedBeamSearch,
-    DiverseBeamSearch,
     GreedySearch,
     Rules,
     SamplerSearch,
@@ -24,7 +23,6 @@ RULES = Rules(min_length=2, no_repeat_ngram=2, repetition_penalty=1.2, banned=(4
 SEARCHES = {
     "greedy": lambda: GreedySearch(MODEL),
     "beam under rules": lambda: BeamSearch(MODEL, 3, rules=RULES),
-    "diverse": lambda: DiverseBeamSearch(MODEL, 4, 2),
     "constrained": lambda: ConstrainedBeamSearch(MODEL, 3),
     "sampling": lambda: Sampling(MODEL, samples=2, top_p=0.9),
 }
