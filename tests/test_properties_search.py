@@ -25,7 +25,7 @@ class TableModel:
     The table is a variable, so that what was compiled for one serves for all.
     """
 
-    pad_id, bos_id, eos_id, vocabulary_size = PAD, BOS, EOS, V
+    pad_id, bos_id, eos_id, vocabulary_size, num_source_pieces = PAD, BOS, EOS, V, V
 
     def __init__(self):
         self.table = keras.Variable(np.zeros((ROWS, V), "float32"))
