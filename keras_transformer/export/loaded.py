@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_transformer.export.folders import CARD_FILE, verify_export
 from keras_transformer.model_files import TOKENIZER_FILE
-from keras_transformer.text.foreign import load_tokenizer
+from keras_transformer.text.tokenizer_files import load_tokenizer
 
 
 def newest_version(folder) -> int:
