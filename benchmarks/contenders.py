@@ -305,11 +305,16 @@ def matmul(seconds):
     import jax
     import jax.numpy as jnp
     import tensorflow as tf
+    import torch
 
     a, b = np.ones((2048, 512), "float32"), np.ones((512, 2048), "float32")
-    jax_a, jax_b, tf_a, tf_b = jnp.asarray(a), jnp.asarray(b), tf.constant(a), tf.constant(b)
+    of_jax, of_tensorflow, of_torch = ([to(a), to(b)] for to in (jnp.asarray, tf.constant, torch.from_numpy))
     product = jax.jit(jnp.matmul)
-    ways = [lambda: product(jax_a, jax_b).block_until_ready(), lambda: tf.matmul(tf_a, tf_b).numpy()]
+    ways = [
+        lambda: product(*of_jax).block_until_ready(),
+        lambda: tf.matmul(*of_tensorflow).numpy(),
+        lambda: torch.matmul(*of_torch),
+    ]
 
     def burst():
         best = 0.0

@@ -55,43 +55,46 @@ class Contender:
         if not line:
             self._child.wait()
             self._errors.seek(0)
-            raise RuntimeError(f"{self.name} ended: {self._errors.read().strip()[-1500:]}")
+            said = self._errors.read().strip()[-1500:]
+            self.close()
+            raise RuntimeError(f"{self.name} ended: {said}")
         return json.loads(line)
 
     def burst(self):
         self._child.stdin.write("go\n")
         self._child.stdin.flush()
-        return self._answer() | {"peak_mb": self._peak_mb()}
-
-    def _peak_mb(self):
-        with open(f"/proc/{self._child.pid}/status") as lines:
-            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+        return self._answer() | {"peak_mb": status_mb("VmHWM", self._child.pid)}
 
     def close(self):
         self._child.kill()
-        self._child.wait()
+        self._child.communicate()  # waits, and closes the pipes
+        self._errors.close()
 
 
 def measure(commands, rounds, echo=print):
     """Runs all contenders side by side; returns {name: list of what each burst gave}.
 
     Args:
-        commands: {name: (command line, environment)}. One that cannot start is reported and left out.
+        commands: {name: (command line, environment)}. One that cannot start, or ends before its time, is reported and left out.
         rounds: how often each is asked.
     """
-    contenders = []
-    for name, (command, environment) in commands.items():
-        try:
-            contenders.append(Contender(name, command, environment))
-        except RuntimeError as error:
-            echo(f"left out: {error}")
-    results = {contender.name: [] for contender in contenders}
+    contenders, results = {}, {}
     try:
+        for name, (command, environment) in commands.items():
+            try:
+                contenders[name], results[name] = Contender(name, command, environment), []
+            except RuntimeError as error:
+                echo(f"left out: {error}")
         for _ in range(rounds):
-            for contender in contenders:
-                results[contender.name].append(contender.burst())
+            for name, contender in list(contenders.items()):
+                try:
+                    results[name].append(contender.burst())
+                except (RuntimeError, OSError) as error:
+                    echo(f"left out: {error}")
+                    contenders.pop(name).close()
+                    del results[name]  # half a measurement would be taken for a whole one
     finally:
-        for contender in contenders:
+        for contender in contenders.values():
             contender.close()
     return results
 

@@ -8,11 +8,12 @@ at the lecture's four places; peers as they come.
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import click
 import contenders
-from harness import Contender, machine, median, serve, write_json
+from harness import Contender, head, machine, median, serve, write_json
 from train import SIZES
 
 TOKENS = 4096
@@ -29,24 +30,15 @@ NAMES = {  # name: (function of contenders.py, KERAS_BACKEND)
 def child(function, length, dropout):
     """One contender at one length; a burst is one step of TOKENS tokens."""
     contenders.ROWS, contenders.LENGTH = TOKENS // length, length
-    before = _resident_mb()
     run = getattr(contenders, function)(SIZES["small"], dropout, "float32")
-    model = _resident_mb() - before
     run(1)
 
     def burst():
-        import time
-
         begin = time.perf_counter()
         run(1)
-        return {"seconds": time.perf_counter() - begin, "before_mb": before, "model_mb": model}
+        return {"seconds": time.perf_counter() - begin}
 
     return serve(burst)
-
-
-def _resident_mb():
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def draw(results, file):
@@ -80,8 +72,7 @@ def draw(results, file):
 def main(rounds, dropout, only, picture, file, job):
     if job is not None:
         return child(*json.loads(job))
-    about = machine()
-    click.echo(f"{about['processor']}, {about['threads']} threads, {about['date']}, {about['versions']}")
+    click.echo(head(machine()))
     click.echo(f"bench-small, dropout {dropout}, {TOKENS:,} tokens a batch, medians of {rounds} steps")
     click.echo(f"{'':34}{'ms/token':>9} {'of 64':>6} {'peak MB':>8}")
     results = {}
@@ -97,7 +88,11 @@ def main(rounds, dropout, only, picture, file, job):
             except RuntimeError as error:
                 click.echo(f"left out: {name} at {length}: {str(error)[-200:]}")
                 continue
-            row = {"ms_a_token": 1000 * median(bursts, "seconds") / TOKENS, "peak_mb": median(bursts, "peak_mb")}
+            row = {
+                "bursts": bursts,
+                "ms_a_token": 1000 * median(bursts, "seconds") / TOKENS,
+                "peak_mb": median(bursts, "peak_mb"),
+            }
             results[f"{name}, {length}"] = row
             first = results.get(f"{name}, {LENGTHS[0]}", row)["ms_a_token"]
             click.echo(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import click
-from harness import machine, measure, median, spread, write_json
+from harness import head, machine, measure, median, spread, write_json
 
 SIZES = {  # benchmark sizes, not presets
     "small": {"num_layers": 3, "d_model": 256, "num_heads": 4, "d_ff": 1024},
@@ -33,6 +33,29 @@ CONTENDERS = {  # name: (function of contenders.py, KERAS_BACKEND, precision)
     "ours, TensorFlow, bfloat16": ("ours", "tensorflow", "mixed_bfloat16"),
     "ours, PyTorch, bfloat16": ("ours", "torch", "mixed_bfloat16"),
     "torch.nn.Transformer, bfloat16": ("torch_transformer", "torch", "mixed_bfloat16"),
+}
+
+# Contenders that run side by side. At base all of them would take 40 GB; each group has its own peers.
+GROUPS = {
+    "small": [list(CONTENDERS)],
+    "base": [
+        [
+            "ours, TensorFlow",
+            "ours, JAX",
+            "keras-nlp layers, TensorFlow",
+            "keras-nlp layers, JAX",
+            "JAX by hand",
+        ],
+        ["ours, TensorFlow", "ours, PyTorch", "torch.nn.Transformer", "MarianMTModel", "JoeyNMT"],
+        [
+            "ours, TensorFlow",
+            "ours, PyTorch",
+            "keras-nlp layers, PyTorch",
+            "ours, TensorFlow, bfloat16",
+            "ours, PyTorch, bfloat16",
+            "torch.nn.Transformer, bfloat16",
+        ],
+    ],
 }
 
 # Rows of the table: ours, and whom it is measured against.
@@ -60,7 +83,7 @@ def step_flops(num_layers, d_model, num_heads, d_ff):
 
 def _best(results):
     """Our fastest backend and the fastest of the toolkits, in float32."""
-    float32 = [name for name in results if CONTENDERS.get(name, "")[-1:] == ("float32",)]
+    float32 = [name for name in results if CONTENDERS[name][-1] == "float32"]
     groups = [
         [name for name in float32 if name.startswith(start)] for start in (("ours",), ("torch", "Marian", "Joey"))
     ]
@@ -79,28 +102,47 @@ def _best(results):
 )
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 def main(size, rounds, seconds, dropout, only, file):
-    script = Path(__file__).with_name("contenders.py")
-    commands = {}
-    for name, (function, backend, precision) in CONTENDERS.items():
-        if not only or any(words == name or (words in name and words not in CONTENDERS) for words in only):
-            arguments = [function, "--size", size, "--precision", precision]
-            arguments += ["--dropout", str(dropout), "--seconds", str(seconds)]
-            commands[name] = [sys.executable, str(script), *arguments], {"KERAS_BACKEND": backend}
-    commands["matrix products"] = [sys.executable, str(script), "matmul", "--seconds", "1"], {}
-    results = measure(commands, rounds, echo=click.echo)
+    click.echo(head(machine()))
+    groups = []
+    for group in GROUPS[size]:
+        names = [name for name in group if not only or any(_is_meant(name, words) for words in only)]
+        if names:
+            results = measure(_commands(names, size, seconds, dropout), rounds, echo=click.echo)
+            click.echo(f"size {size}, dropout {dropout}, {rounds} rounds")
+            report(results, size)
+            groups.append(results)
+            if file:
+                write_json(file, "train", groups, size=size, dropout=dropout, flops_a_token=_flops_a_token(size))
+
+
+def _is_meant(name, words):
+    return words == name or (words in name and words not in CONTENDERS)
+
+
+def _commands(names, size, seconds, dropout):
+    script, commands = str(Path(__file__).with_name("contenders.py")), {}
+    for name in names:
+        function, backend, precision = CONTENDERS[name]
+        arguments = [function, "--size", size, "--precision", precision]
+        arguments += ["--dropout", str(dropout), "--seconds", str(seconds)]
+        commands[name] = [sys.executable, script, *arguments], {"KERAS_BACKEND": backend}
+    commands["matrix products"] = [sys.executable, script, "matmul", "--seconds", "1"], {}
+    return commands
+
+
+def _flops_a_token(size):
+    return step_flops(**SIZES[size]) / (ROWS * LENGTH)
+
+
+def report(results, size):
+    """Prints a group's table and its ratios. The rate is of float32 products, so 16 bits have no share of it."""
     rate = median(results["matrix products"], "flops")
-    about = machine()
-    click.echo(f"{about['processor']}, {about['threads']} threads, {about['date']}, {about['versions']}")
-    click.echo(
-        f"size {size}, dropout {dropout}, {rounds} rounds; matrix products run at {rate / 1e9:.0f} GFLOP/s (float32)"
-    )
+    results = {name: bursts for name, bursts in results.items() if name in CONTENDERS}
+    click.echo(f"matrix products run at {rate / 1e9:.0f} GFLOP/s (float32)")
     click.echo(f"{'':34}{'tokens/s':>9} {'spread':>7} {'of rate':>8} {'peak MB':>8}")
-    flops_a_token = step_flops(**SIZES[size]) / (ROWS * LENGTH)
     for name, bursts in results.items():
-        if name == "matrix products":
-            continue
         speed = median(bursts, "tokens_per_second")
-        share = f"{speed * flops_a_token / rate:.0%}"
+        share = f"{speed * _flops_a_token(size) / rate:.0%}" if CONTENDERS[name][-1] == "float32" else ""
         click.echo(
             f"{name:34}{speed:9.0f} {spread(bursts, 'tokens_per_second'):7.1%} {share:>8} {median(bursts, 'peak_mb'):8.0f}"
         )
@@ -108,8 +150,6 @@ def main(size, rounds, seconds, dropout, only, file):
         if ours in results and peer in results:
             ratio = median(results[ours], "tokens_per_second") / median(results[peer], "tokens_per_second")
             click.echo(f"{ratio:5.2f}  {ours} / {peer}")
-    if file:
-        write_json(file, "train", results, size=size, dropout=dropout, flops_a_token=flops_a_token)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def gather_rows(table, ids):
 def fused_attention(query, key, value, mask, scale: float, dropout_rate: float = 0.0):
     """Attention in one kernel of the backend, or None where the backend has none for the case.
 
-    PyTorch's takes dropout on a GPU only, from the device's generator. TensorFlow has no such kernel, and XLA fuses the plain
-    form on JAX.
+    PyTorch's takes dropout on a GPU only, from the device's generator. JAX has cuDNN's, for 16 bits without dropout; Keras asks
+    for it where the processor has it, and else computes the plain form. TensorFlow has no such kernel.
 
     Args: query (B, H, T, K), key and value (B, H, S, K), mask boolean and broadcastable to (B, H, T, S) or None,
     scale a float, dropout_rate of the weights. Returns (B, H, T, K) or None.
@@ -46,7 +46,25 @@ def fused_attention(query, key, value, mask, scale: float, dropout_rate: float =
         return torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scale, dropout_p=dropout_rate
         )
+    if name == "jax" and not dropout_rate and _suits_cudnn(query, key):
+        if mask is not None:  # cuDNN's kernel does not broadcast the positions
+            mask = ops.broadcast_to(mask, (*mask.shape[:-2], query.shape[2], key.shape[2]))
+        query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+        return ops.transpose(ops.dot_product_attention(query, key, value, mask=mask, scale=scale), (0, 2, 1, 3))
     return None
+
+
+def _suits_cudnn(query, key):
+    """Whether cuDNN may have a kernel: where there is a mask, its gradient is for even lengths alone, and raises for others."""
+    lengths = (query.shape[2], key.shape[2])
+    even = all(isinstance(length, int) and length % 2 == 0 for length in lengths)
+    return even and str(query.dtype) in ("bfloat16", "float16") and _jax_platform() == "gpu"
+
+
+def _jax_platform():
+    import jax
+
+    return jax.default_backend()
 
 
 def matrix_product(a, b):

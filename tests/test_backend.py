@@ -104,6 +104,42 @@ def test_fused_attention_agrees_with_numpy_where_there_is_one(masked):
     np.testing.assert_allclose(as_numpy(fused)[:, 0], expected, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's kernel")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("mask_shape", [(2, 1, 1, 4), (1, 1, 6, 4), (2, 1, 1, 5), None])
+def test_on_a_gpu_jax_is_asked_for_cudnns_kernel(dtype, mask_shape, monkeypatch):
+    """What is compiled for a GPU that is not there: the kernel's call, forward and backward, in 16 bits alone."""
+    import jax
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    keys = 4 if mask_shape is None else mask_shape[-1]
+    shapes = (2, 4, 6, 8), (2, 4, keys, 8), (2, 4, keys, 8)
+    generator = np.random.default_rng(0)
+    query, key, value = (ops.convert_to_tensor(generator.normal(size=shape), dtype=dtype) for shape in shapes)
+    mask = None if mask_shape is None else ops.convert_to_tensor(generator.random(mask_shape) < 0.8)
+    monkeypatch.setattr(backend, "_jax_platform", lambda: "gpu")
+
+    def total(*tensors):
+        attended = fused_attention(*tensors, mask, 0.5)
+        return attended.astype("float32").sum()
+
+    if dtype == "float32" or keys == 5:  # cuDNN has no gradient of a mask with an odd length
+        assert fused_attention(query, key, value, mask, 0.5) is None
+        return
+    here = as_numpy(ops.cast(fused_attention(query, key, value, mask, 0.5), "float32"))  # Keras's plain form
+    scores = as_numpy(ops.cast(query, "float32")) @ as_numpy(ops.cast(key, "float32")).transpose(0, 1, 3, 2) * 0.5
+    scores = scores if mask is None else np.where(np.broadcast_to(as_numpy(mask), scores.shape), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = weights / weights.sum(-1, keepdims=True) @ as_numpy(ops.cast(value, "float32"))
+    np.testing.assert_allclose(here, expected, atol=0.03)  # of values up to 3 in 8 bits of precision
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    compiled = (
+        jax.jit(jax.grad(total, (0, 1, 2))).trace(query, key, value).lower(lowering_platforms=("cuda",)).as_text()
+    )
+    assert "__cudnn$fmha" in compiled and "Backward" in compiled
+
+
 def test_a_compiled_function_sees_changed_weights_and_other_shapes():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     run = compiled(lambda x: model(x, training=False) * 2.0, model)
