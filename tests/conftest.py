@@ -112,6 +112,7 @@ _LONG_TO_COMPILE = {
     "test_step_by_hand",
     "test_survives_saving",
     "test_tables",
+    "test_the_anchors_certificate_is_of_this_code",
     "test_the_backends_own_error_of_too_little_memory_is_known",  # TensorFlow tries for ten seconds
     "test_the_early_stop_finds_the_same_best",
     "test_translations_are_the_large_models_greedy_ones",
