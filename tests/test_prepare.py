@@ -52,14 +52,16 @@ def test_shards_give_the_batches_of_the_text(tmp_path, tokenizer, num_workers):
     counts = prepare(stream, tokenizer, tmp_path / "p", max_length=50, shard_pairs=30, num_workers=num_workers)
     assert (counts.lines, counts.kept, counts.dropped) == (200, 198, {"empty": 1, "max_length": 1})
     kwargs = {"batch_tokens": 256, "seed": 5, "max_length": 50}
-    text, shards = kt.Batches(source, target, tokenizer, **kwargs), kt.Batches(tmp_path / "p", **kwargs)
+    text = kt.Batches(source, target, tokenizer, **kwargs)
+    shards = kt.Batches(tmp_path / "p", **kwargs, num_workers=num_workers)
     assert shards.tokenizer == tokenizer and shards.skipped == text.skipped
     assert same(served(text), served(shards))
     text.set_epoch(1), shards.set_epoch(1)
     assert same(served(text), served(shards))
+    shards.close()
     assert same(
         served(kt.Batches(source, target, tokenizer, **kwargs, sampling=0.1)),
-        served(kt.Batches(tmp_path / "p", **kwargs, sampling=0.1)),
+        served(kt.Batches(tmp_path / "p", **kwargs, sampling=0.1, num_workers=num_workers)),
     )
 
 

@@ -205,10 +205,13 @@ class _Side:
     """One side's rows, with the ``take`` of a Rows."""
 
     def __init__(self, store, name):
-        self._store = store
+        self._store, self._name = store, name
         # Of each shard; a place of a memoryview is read faster than one of an array.
         lists = [shard.lists(name) for shard in store._shards]
         self._ids, self._offsets = [ids for ids, _ in lists], [memoryview(offsets) for _, offsets in lists]
+
+    def __reduce__(self):
+        return _Side, (self._store, self._name)
 
     @property
     def lengths(self):
