@@ -170,16 +170,4 @@ def test_what_it_was_made_from_and_how_is_recorded(tmp_path, tokenizer):
     assert manifest["normalization"] == "NFKC" and manifest["filters"]["max_ratio"] == 9
     assert [file["name"] for file in manifest["files"]] == [str(tmp_path / "a.en"), str(tmp_path / "a.de")]
     store = Store(tmp_path / "p")
-    shard, number = store.shard_of(9)
-    assert stream.place(shard.line(number)).startswith(f"{tmp_path}/a.en:")
-
-
-def test_pages_are_given_back(tmp_path, tokenizer, monkeypatch):
-    """Reading all of it, again and again, forgets what was read: each shard's pages go after so many rows."""
-    monkeypatch.setattr("keras_transformer.text.store._ROWS_HELD", 50)
-    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", shard_pairs=40, num_workers=0)
-    batches = kt.Batches(tmp_path / "p", batch_tokens=256)
-    forgotten = []
-    monkeypatch.setattr("keras_transformer.text.store._Shard.forget", lambda shard: forgotten.append(shard))
-    served(batches)
-    assert len(forgotten) >= 5 * (2 * 198 // 100)
+    assert stream.place(store.source_texts.line(9)).startswith(f"{tmp_path}/a.en:")

@@ -71,13 +71,6 @@ def test_a_worker_opens_the_files_itself(tmp_path):
     assert source._store is texts._store  # and opens them once
 
 
-def test_what_is_given_back_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_transformer.text.store._ROWS_HELD", 2)
-    store = write(tmp_path, (10, 10))
-    for _ in range(3):
-        assert rows(store.source, [1, 11, 5]) == [ROWS[1], ROWS[11], ROWS[5]]
-
-
 def test_a_shard_tells_its_pairs_and_what_is_none_is_refused(tmp_path):
     write(tmp_path, (3, 17))
     about = describe_shard(tmp_path / shard_name(1))
