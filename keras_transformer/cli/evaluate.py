@@ -2,7 +2,13 @@
 
 import click
 
-from keras_transformer.cli.options import backend_option, beam_size_option, length_penalty_option, load_translator
+from keras_transformer.cli.options import (
+    backend_option,
+    beam_size_option,
+    length_penalty_option,
+    load_translator,
+    precision_option,
+)
 
 
 @click.command()
@@ -16,7 +22,8 @@ from keras_transformer.cli.options import backend_option, beam_size_option, leng
 )
 @beam_size_option
 @length_penalty_option
-def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty):
+@precision_option
+def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty, precision):
     """Prints BLEU, chrF and TER of the model in RUN with sacreBLEU's signatures, their 95 % intervals, and paired tests."""
     from keras_transformer.evaluation import compare, intervals, scores
     from keras_transformer.text.corpus import read_pairs
@@ -28,7 +35,9 @@ def evaluate(run, backend, source, target, against, tokenize, beam_size, length_
         )
     others = None if against is None else _aligned(against, pairs)  # what is wrong is told before the work
     scores(["-"], ["-"], tokenize)
-    translations = load_translator(run).translate(pairs.source, beam_size=beam_size, length_penalty=length_penalty)
+    translations = load_translator(run, precision).translate(
+        pairs.source, beam_size=beam_size, length_penalty=length_penalty
+    )
     lines = [*scores(translations, pairs.target, tokenize), *intervals(translations, pairs.target, tokenize)]
     for line in lines:
         click.echo(str(line))

@@ -14,6 +14,7 @@ from keras_transformer.cli.options import (
     find_translator,
     length_penalty_option,
     load_translator,
+    precision_option,
 )
 
 
@@ -40,6 +41,7 @@ from keras_transformer.cli.options import (
 @click.option(
     "--sampler", help="keras-nlp's, in place of beam search: a name, as top_p, or JSON of class_name and config."
 )
+@precision_option
 @click.option("--chunk", type=click.IntRange(1), default=1000, help="Lines at a time; 1 answers each at once.")
 @click.option("--longest", type=click.IntRange(2), help="Most ids of a source; what is longer counts as over-long.")
 @click.option(
@@ -50,7 +52,21 @@ from keras_transformer.cli.options import (
     "--shard", metavar="I/N", default="1/1", help="Every N-th line from the I-th on: one of N machines' share."
 )
 def translate(
-    context, run, backend, source, output, chunk, longest, over_long, resume, shard, include, avoid, n_best, **how
+    context,
+    run,
+    backend,
+    source,
+    output,
+    chunk,
+    longest,
+    over_long,
+    resume,
+    shard,
+    include,
+    avoid,
+    n_best,
+    precision,
+    **how,
 ):
     """Translates line by line with the model in RUN, a run folder or a saved translator."""
     from keras_transformer import file_translation
@@ -73,7 +89,7 @@ def translate(
         if path
     }
     lines = of_this_call(lines)
-    translator = load_translator(run)
+    translator = load_translator(run, precision)
     search = _search(translator.model, bool(phrases), n_best, **how)
     counts = None
     with _writer(output, resume) as write, _progress() as show:
