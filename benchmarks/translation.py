@@ -35,7 +35,7 @@ def bleu(translator, pairs, beam):
 
 
 def batches(translator, pairs, count):
-    """Translations of ``count`` sentences that differ between batches, and of those the ones whose scores are 1e-5 apart or more."""
+    """How many of ``count`` translations differ between batches, and how many of those by 1e-5 or more of score."""
     texts = pairs.source[:count]
     search = BeamSearch(translator.model, 4, n_best=1)
 
@@ -63,7 +63,7 @@ def batches(translator, pairs, count):
 
 
 def speculative(translator, draft, pairs, count, drafted):
-    """Greedy search of single sentences of at most 24 ids with and without a draft: passes of the large model, seconds, agreement."""
+    """Greedy search of single sentences of at most 24 ids, without a draft and with one."""
     encoded = [translator.tokenizer.encode(text, add_eos=True) for text in pairs.source]
     rows = [np.array([ids + [translator.tokenizer.pad_id] * (24 - len(ids))]) for ids in encoded if len(ids) <= 24]
     rows = rows[:count]
