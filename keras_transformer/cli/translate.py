@@ -35,9 +35,11 @@ from keras_transformer.cli.options import (
 )
 @click.option("--diversity", type=click.FloatRange(0), default=0.5, help="What repeating another group's token costs.")
 @click.option(
-    "--include", help="File of phrases that translations must have: those of a line on a line, separated by tabs."
+    "--include",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File of phrases that translations must have: those of a line on a line, separated by tabs.",
 )
-@click.option("--avoid", help="File of phrases that they must not have.")
+@click.option("--avoid", type=click.Path(exists=True, dir_okay=False), help="File of phrases that they must not have.")
 @click.option(
     "--sampler", help="keras-nlp's, in place of beam search: a name, as top_p, or JSON of class_name and config."
 )
