@@ -276,7 +276,7 @@ def top_k(values, k: int) -> tuple:
     # The bits of a float, turned so that integers are ordered as the floats are; below them the place, the first the largest.
     bits = (values + 0.0).view(torch.int32)  # + 0.0: -0.0 is equal to 0.0
     bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
-    keys = torch.topk((bits << 32) + torch.arange(length - 1, -1, -1), k, dim=-1).values
+    keys = torch.topk((bits << 32) + torch.arange(length - 1, -1, -1, device=values.device), k, dim=-1).values
     indices = length - 1 - (keys & 0xFFFFFFFF)
     return torch.gather(values, -1, indices), indices
 

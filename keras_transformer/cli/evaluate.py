@@ -2,7 +2,13 @@
 
 import click
 
-from keras_transformer.cli.options import backend_option, beam_size_option, length_penalty_option, load_translator
+from keras_transformer.cli.options import (
+    backend_option,
+    beam_size_option,
+    length_penalty_option,
+    load_translator,
+    precision_option,
+)
 
 
 @click.command()
@@ -19,7 +25,8 @@ from keras_transformer.cli.options import backend_option, beam_size_option, leng
 )
 @beam_size_option
 @length_penalty_option
-def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty):
+@precision_option
+def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty, precision):
     """Prints BLEU, chrF and TER of the model in RUN with sacreBLEU's signatures, their 95 % intervals, and paired tests.
 
     Of fewer than 30 sentences it prints the scores alone.
@@ -36,7 +43,9 @@ def evaluate(run, backend, source, target, against, tokenize, beam_size, length_
     scores(["-"], ["-"], tokenize)
     if others is not None:
         check_enough(len(pairs.target))
-    translations = load_translator(run).translate(pairs.source, beam_size=beam_size, length_penalty=length_penalty)
+    translations = load_translator(run, precision).translate(
+        pairs.source, beam_size=beam_size, length_penalty=length_penalty
+    )
     lines = scores(translations, pairs.target, tokenize)
     if len(pairs.target) >= FEWEST:
         lines += intervals(translations, pairs.target, tokenize)
