@@ -99,6 +99,7 @@ _LONG_TO_COMPILE = {
     "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",
     "test_a_run_with_separate_vocabularies",
     "test_clipping_holds_under_loss_scaling_and_accumulation",
+    "test_dropout_of_long_sequences_has_seeds_that_are_positive",
     "test_each_text_gets_its_own_translation_in_the_order_given",
     "test_hypotheses_say_what_was_found",
     "test_loss_gradients_and_dropout_are_the_same",
