@@ -103,8 +103,7 @@ bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
 
 bench-decode: .venv-bench/ready
-	$(BENCH)/decode.py --json build/decode.json
-	$(BENCH)/decode.py --only ours --lengths 64,256 --json build/decode-length.json
+	for part in beam greedy length; do $(BENCH)/decode.py --parts $$part --json build/decode-$$part.json || exit 1; done
 
 # 10 million pairs: about 4 GB on disk, of which nothing stays.
 bench-data: .venv-bench/ready

@@ -207,8 +207,12 @@ class SelfAttention(_MultiHeadAttention):
             "value": write_slice(cache["value"], value, start, axis=2),
         }
         end = start + length * width
-        written = {"key": written_part(cache["key"], end, axis=3), "value": written_part(cache["value"], end, axis=2)}
-        attended = _attend_step(query * query.shape[-1] ** -0.5, written, written_part(visible, end, axis=3))
+        written = {
+            "key": written_part(cache["key"], end, axis=3, width=width),
+            "value": written_part(cache["value"], end, axis=2, width=width),
+        }
+        visible = written_part(visible, end, axis=3, width=width)
+        attended = _attend_step(query * query.shape[-1] ** -0.5, written, visible)
         return ops.reshape(self.output_projection(self._merge(attended)), (rows, length, self.d_model)), cache
 
 
