@@ -95,6 +95,7 @@ _ON_TENSORFLOW = {
 # These take 10 to 70 seconds each on JAX, and much on TensorFlow, nearly all of it compiling: they run on PyTorch, and a quicker
 # test of the same part on every backend.
 _LONG_TO_COMPILE = {
+    "test_a_correct_model_of_another_kind_learns_ten_pairs",
     "test_a_fresh_process_loads_and_translates_the_same",
     "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",
     "test_a_run_with_separate_vocabularies",
