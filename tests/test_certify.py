@@ -370,9 +370,10 @@ def test_the_command_writes_a_certificate_and_says_the_verdict(plan, tmp_path, m
     assert written["verdict"] == verdict and written["checkpoint"]["name"] == "small"
     logits = "JAX and TensorFlow disagree at the stage 'logits': 0.05 of the largest entry, allowed 1e-05 (logits)"
     assert result.stdout.splitlines()[-1] == ("All agree." if verdict == "agree" else logits)
-    monkeypatch.setattr("keras_transformer.cli.certify.find_translator", lambda run: plan.translator)
-    assert CliRunner().invoke(main, ["certify", str(tmp_path)]).exit_code != 2
-    assert (tmp_path / "certificate.json").is_file()  # in RUN, where export looks for it
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "translator").symlink_to(plan.translator)
+    assert CliRunner().invoke(main, ["certify", str(tmp_path / "run")]).exit_code == result.exit_code
+    assert (tmp_path / "run" / "certificate.json").is_file()  # where export looks for it
     assert CliRunner().invoke(main, ["certify"]).exit_code == 2
     assert CliRunner().invoke(main, ["certify", plan.translator, "--preset", "tiny"]).exit_code == 2
 
