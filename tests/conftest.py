@@ -95,17 +95,26 @@ _ON_TENSORFLOW = {
 # These take 10 to 70 seconds each on JAX, and much on TensorFlow, nearly all of it compiling: they run on PyTorch, and a quicker
 # test of the same part on every backend.
 _LONG_TO_COMPILE = {
+    "test_a_branch_at_zero_is_no_finding",
+    "test_a_correct_model_of_another_kind_learns_ten_pairs",
     "test_a_fresh_process_loads_and_translates_the_same",
-    "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",
     "test_a_run_with_separate_vocabularies",
+    "test_an_adapter_whose_weights_are_new_has_gradients",
+    "test_an_id_that_is_forbidden_hides_nothing",
+    "test_attention_that_fixed_its_scale_when_it_was_made",
+    "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",
     "test_clipping_holds_under_loss_scaling_and_accumulation",
+    "test_dropout_of_long_sequences_has_seeds_that_are_positive",
     "test_each_text_gets_its_own_translation_in_the_order_given",
     "test_hypotheses_say_what_was_found",
+    "test_logits_that_are_no_numbers_are_one_finding",
     "test_loss_gradients_and_dropout_are_the_same",
     "test_mixed_precision_searches_in_float32",
+    "test_no_false_alarm_on_correct_models_of_other_kinds",
     "test_one_seed_gives_one_training_with_dropout",
     "test_options_of_compile_change_no_number",
     "test_packed_loss_logits_and_gradients_equal_the_unpacked",
+    "test_relative_positions",
     "test_samples_do_not_depend_on_batches",
     "test_score_and_attention",
     "test_scores_are_of_the_mean_probability",
@@ -115,8 +124,11 @@ _LONG_TO_COMPILE = {
     "test_the_anchors_certificate_is_of_this_code",
     "test_the_backends_own_error_of_too_little_memory_is_known",  # TensorFlow tries for ten seconds
     "test_the_early_stop_finds_the_same_best",
+    "test_the_shift_of_packed_batches_and_of_padding",
     "test_translations_are_the_large_models_greedy_ones",
     "test_under_loss_scaling",
+    "test_under_mixed_precision",
+    "test_what_a_model_raises_is_not_checked",
     "test_what_is_added_to_the_loss_is_reported_and_trained",
 }
 

@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -161,7 +162,7 @@ def adapt(model, batch=None):
         model=model,
         loss=keras.losses.get(loss),
         label_smoothing=getattr(loss, "label_smoothing", None),
-        training_loss=lambda inputs, labels: _training_loss(model, loss, inputs, labels),
+        training_loss=_training_loss(model, loss),
         cached_logits=lambda source, target: _cached_logits(model, source, target),
         attention=_attention(model),
         head_width=model.d_model // model.num_heads,
@@ -179,12 +180,20 @@ def _copy(model):
     return type(model).from_config({name: value for name, value in model.get_config().items() if name != "frozen"})
 
 
-def _training_loss(model, loss, inputs, labels):
-    """What the model's own step reports for a batch. A copy takes it: metrics and optimizer of the model stay as they are."""
-    copy = _copy(model)
-    copy.set_weights(model.get_weights())
-    copy.compile(keras.optimizers.SGD(), loss=loss, metrics=[], run_eagerly=True)
-    return float(copy.test_on_batch(inputs, labels, return_dict=True)["loss"])
+def _training_loss(model, loss):
+    """A function of a batch: what the model's own step reports. A copy takes it, so that metrics and optimizer stay as they are."""
+
+    @functools.cache
+    def copy():
+        made = _copy(model)
+        made.compile(keras.optimizers.SGD(), loss=loss, metrics=[], run_eagerly=True)
+        return made
+
+    def training_loss(inputs, labels):
+        copy().set_weights(model.get_weights())
+        return float(copy().test_on_batch(inputs, labels, return_dict=True)["loss"])
+
+    return training_loss
 
 
 def _cached_logits(model, source, target):

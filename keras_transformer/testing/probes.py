@@ -18,16 +18,19 @@ def source_and_target(subject, rows=ROWS, lengths=None, seed=0):
     return source, target
 
 
-def uneven(subject, source, target, least=0):
-    """The same with padding at the end, more or less of it in each row: (source, target, lengths of both, each (rows,))."""
+def uneven(subject, source, target, fewest=0):
+    """The same with ``fewest`` or three ids of padding at the end of a row: (source, target, lengths of both, each (rows,)).
+
+    Which rows have which is a row of no period, so that no mask of another row fits; the first row has most.
+    """
     source, target = source.copy(), target.copy()
     rows = np.arange(len(source))
-    removed = [np.minimum((rows + shift) % 4 + least, ids.shape[1] - 2) for shift, ids in ((2, source), (0, target))]
-    source_lengths, target_lengths = source.shape[1] - removed[0], target.shape[1] - removed[1]
-    source[rows, source_lengths - 1] = subject.eos_id
-    source[np.arange(source.shape[1]) >= source_lengths[:, None]] = subject.pad_id
-    target[np.arange(target.shape[1]) >= target_lengths[:, None]] = subject.pad_id
-    return source, target, source_lengths, target_lengths
+    few = np.array([index.bit_count() % 2 == 1 for index in rows.tolist()])  # Thue and Morse's
+    lengths = [ids.shape[1] - np.where(few, fewest, min(3, ids.shape[1] - 2)) for ids in (source, target)]
+    source[rows, lengths[0] - 1] = subject.eos_id
+    for ids, length in zip((source, target), lengths, strict=True):
+        ids[np.arange(ids.shape[1]) >= length[:, None]] = subject.pad_id
+    return source, target, *lengths
 
 
 def with_an_empty_source(subject, seed=0):

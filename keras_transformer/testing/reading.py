@@ -48,13 +48,12 @@ def mixes_sentences(subject):
 @pitfall("looks ahead", example=OK)
 def looks_ahead(subject):
     """Whether a target token changes logits before it, which shall predict it."""
-    source, target = (
-        ids[:1] for ids in source_and_target(subject)
-    )  # one row at a time: no other can be what changes them
+    # Equal rows: no other can be what changes one.
+    source, target = (repeated(ids[0]) for ids in source_and_target(subject))
     logits = subject.run(source, target)
     for j in range(1, target.shape[1]):
         changed = target.copy()
-        changed[0, j] = other_words(subject, target[0, j])
+        changed[:, j] = other_words(subject, target[:, j])
         if subject.differ(subject.run(source, changed)[:, :j], logits[:, :j]):
             return (
                 f"changing target token {j} changes logits before it, which shall predict it: the decoder's self-attention lacks "
@@ -147,17 +146,18 @@ def same_output(subject):
 def depends_on_padding(subject):
     """Whether padding, of source or target, changes logits of real tokens: each row padded otherwise, against rows without."""
     whole = source_and_target(subject)
-    source, target, source_lengths, target_lengths = uneven(subject, *whole)
-    sides = (
-        ("source", subject.run(source, whole[1]), (source, whole[1]), source_lengths),
-        ("target", subject.run(whole[0], target), (whole[0], target), target_lengths),
-    )
-    for name, logits, rows, lengths in sides:
+    for side, name in enumerate(("source", "target")):
+        padded = list(whole)
+        _, _, *lengths = sides = uneven(subject, *whole)
+        padded[side], lengths = sides[side], lengths[side]
+        logits = subject.run(*padded)
         for length in np.unique(lengths):
             chosen = lengths == length
-            alone = [ids[chosen] for ids in rows]
-            alone[name == "target"] = alone[name == "target"][:, :length]
-            expected = subject.run(*alone)
+            alone = list(whole)  # all rows cut to that length, for which there is no padding
+            alone[side] = whole[side][:, :length].copy()
+            if name == "source":
+                alone[side][:, -1] = subject.eos_id
+            expected = subject.run(*alone)[chosen]
             if subject.differ(logits[chosen][:, : expected.shape[1]], expected):
                 return (
                     f"padding appended to the {name} changes logits of real tokens: its padding mask is missing, inverted, lost on "
@@ -171,7 +171,7 @@ def attends_to_source_padding(subject):
     """Whether the vector of the padding id reaches logits of real tokens, padding being in the source alone."""
     needs(subject, "model")
     whole, target = source_and_target(subject)
-    source = uneven(subject, whole, target, least=1)[0]
+    source = uneven(subject, whole, target, fewest=1)[0]
     subject.run(source, target)  # builds the model, if that is still to be done
     sizes = subject.vocabulary_size, subject.source_vocabulary_size
     tables = [

@@ -32,6 +32,7 @@ def loss_counts_padding(subject):
     """Whether padding appended to the labels changes the loss: the function's, and what training reports for a batch."""
     _needs_a_loss(subject)
     for name, plain, with_padding in _padded_losses(subject):
+        _is_a_number(name, plain)
         if not abs(plain - with_padding) <= max(1e-4, subject.tolerance if name == "training" else 0) * abs(plain):
             return (
                 f"padding appended to the labels changes the {name} loss from {plain:.3f} to {with_padding:.3f}: it averages over "
@@ -69,6 +70,7 @@ def label_smoothing(subject):
     if subject.training_loss is not None:
         source, target = source_and_target(subject)
         found = float(subject.training_loss({"source": source, "target": target}, labels))
+        _is_a_number("training", found)
         return _smoothed_otherwise(subject, "training", found, labels, subject.run(source, target), subject.tolerance)
     return None
 
@@ -96,6 +98,11 @@ def _smoothed_otherwise(subject, name, found, labels, logits, tolerance):
         reason = "it does not smooth at all"
     definition = f"(1 - e) on the label and e / V on all V, e = {smoothing}"
     return f"the {name} loss is {found:.4f} where {right:.4f} is {definition}: {reason}."
+
+
+def _is_a_number(name, loss):
+    if not np.isfinite(loss):
+        raise NotChecked(f"the {name} loss is {loss}, as of smoothing over an id whose logit is -inf")
 
 
 def _needs_a_loss(subject):
