@@ -17,7 +17,7 @@ TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
-	bench-train bench-loss bench-start bench-length bench-fit bench-decode bench-data test-beam
+	bench-train bench-operations bench-loss bench-start bench-length bench-fit bench-decode bench-data test-beam
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -90,6 +90,9 @@ bench-train: .venv-bench/ready
 	for size in small base; do for dropout in 0.1 0; do \
 		$(BENCH)/train.py --size $$size --dropout $$dropout --json build/train-$$size-$$dropout.json || exit 1; done; done
 
+bench-operations: .venv-bench/ready
+	$(BENCH)/operations.py --json build/operations.json
+
 bench-loss: .venv-bench/ready
 	$(BENCH)/loss.py --json build/loss.json
 
@@ -103,8 +106,7 @@ bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
 
 bench-decode: .venv-bench/ready
-	$(BENCH)/decode.py --json build/decode.json
-	$(BENCH)/decode.py --only ours --lengths 64,256 --json build/decode-length.json
+	for part in beam greedy length; do $(BENCH)/decode.py --parts $$part --json build/decode-$$part.json || exit 1; done
 
 # 10 million pairs: about 4 GB on disk, of which nothing stays.
 bench-data: .venv-bench/ready

@@ -1,7 +1,9 @@
 """Sentences a second of beam and greedy search, beside KerasHub, Hugging Face and CTranslate2.
 
-    python benchmarks/decode.py                    # bench-small: beam 4 and greedy, batches of 32 and 1, 24 tokens
-    python benchmarks/decode.py --lengths 64,256   # what a longer translation costs: the cache at work
+    python benchmarks/decode.py                          # bench-small, in three parts
+    python benchmarks/decode.py --parts beam             # beam 4, 32 sentences, 24 tokens, all contenders
+    python benchmarks/decode.py --parts greedy           # greedy, 1 sentence, 24 tokens, all contenders
+    python benchmarks/decode.py --parts length           # ours, 64 and 256 tokens: the cache at work
 
 All have the same sizes and untrained weights, and write exactly as many tokens as asked for: what ends is decided by eos, which
 is forbidden or does not come. Each is a process of its own (harness.py); they are asked in turn.
@@ -40,6 +42,8 @@ def ours(case):
 
     size = dict(SIZES[case["size"]])
     model = kt.Transformer(size.pop("vocabulary"), seed=0, **size)
+    if case.get("xla"):
+        model.jit_compile = True
     rules = kt.decoding.Rules(banned=(EOS,))
     if case["beam"] == 1:
         search = kt.decoding.GreedySearch(model, max_length=case["tokens"], rules=rules)
@@ -200,6 +204,7 @@ def ctranslate2(case):
 CONTENDERS = {  # name: (function, KERAS_BACKEND)
     "ours, JAX": ("ours", "jax"),
     "ours, TensorFlow": ("ours", "tensorflow"),
+    "ours, TensorFlow, XLA": ("ours", "tensorflow"),
     "ours, PyTorch": ("ours", "torch"),
     "KerasHub BART, JAX": ("keras_hub", "jax"),
     "KerasHub BART, TensorFlow": ("keras_hub", "tensorflow"),
@@ -224,48 +229,69 @@ def child(case):
             times += 1
         return {"sentences_per_second": times * case["rows"] / (time.perf_counter() - begin)}
 
+    burst()  # on PyTorch steps are captured after a while
     return serve(burst)
+
+
+PARTS = {  # name: ((tokens, sentences, beam), ...), word that the contenders' names have
+    "beam": (((24, 32, 4),), ""),
+    "greedy": (((24, 1, 1),), ""),
+    "length": (((64, 32, 4), (256, 32, 4), (64, 1, 1), (256, 1, 1)), "ours"),
+}
+RATIOS = (
+    ("ours, JAX", "KerasHub BART, JAX"),
+    ("ours, TensorFlow", "KerasHub BART, TensorFlow"),
+    ("ours, TensorFlow, XLA", "KerasHub BART, TensorFlow"),
+    ("ours, PyTorch", "Hugging Face Marian"),
+    ("ours, JAX", "CTranslate2"),
+    ("ours, TensorFlow, XLA", "CTranslate2"),
+)
 
 
 @click.command(help=__doc__)
 @click.option("--size", type=click.Choice(list(SIZES)), default="small", show_default=True)
-@click.option("--beams", default="4,1", show_default=True, help="Sizes of the beam; 1 is greedy search.")
-@click.option("--batches", default="32,1", show_default=True, help="Sentences a search.")
-@click.option("--lengths", default="24", show_default=True, help="Tokens of a translation.")
+@click.option("--parts", default=",".join(PARTS), show_default=True, help="Of the benchmark, separated by commas.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="Of a burst.")
 @click.option("--only", default="", help="Only contenders whose name has this word.")
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 @click.option("--child", "job", default=None, hidden=True)
-def main(size, beams, batches, lengths, rounds, seconds, only, file, job):
+def main(size, parts, rounds, seconds, only, file, job):
     if job is not None:
         return child(json.loads(job))
     click.echo(head(machine()))
     tables = {}
-    for tokens, rows, beam in (
-        (tokens, rows, beam)
-        for tokens in map(int, lengths.split(","))
-        for rows in map(int, batches.split(","))
-        for beam in map(int, beams.split(","))
-    ):
-        case = {"size": size, "tokens": tokens, "rows": rows, "beam": beam, "seconds": seconds}
-        commands = {
-            name: (
-                [sys.executable, str(Path(__file__)), "--child", json.dumps(case | {"function": function})],
-                {"KERAS_BACKEND": backend},
-            )
-            for name, (function, backend) in CONTENDERS.items()
-            if only in name
-        }
-        title = f"bench-{size}, beam {beam}, batch {rows}, {tokens} tokens"
-        click.echo(f"\n{title:50}{'sentences/s':>12} {'spread':>7}")
-        results = tables[title] = measure(commands, rounds, click.echo)
-        for name, bursts in results.items():
-            middle, share = median(bursts, "sentences_per_second"), spread(bursts, "sentences_per_second")
-            click.echo(f"{name:50}{middle:12.1f} {share:7.1%}")
+    for part in parts.split(","):
+        cases, word = PARTS[part]
+        of_part = {}
+        for tokens, rows, beam in cases:
+            case = {"size": size, "tokens": tokens, "rows": rows, "beam": beam, "seconds": seconds}
+            title = f"bench-{size}, beam {beam}, batch {rows}, {tokens} tokens"
+            click.echo(f"\n{title:50}{'sentences/s':>12} {'spread':>7}")
+            commands = {name: _command(name, case) for name in CONTENDERS if only in name and word in name}
+            results = tables[title] = measure(commands, rounds, click.echo)
+            for name, bursts in results.items():
+                middle, share = median(bursts, "sentences_per_second"), spread(bursts, "sentences_per_second")
+                click.echo(f"{name:50}{middle:12.1f} {share:7.1%}")
+                of_part[name, tokens, rows] = middle
+            for one, other in RATIOS:
+                if one in results and other in results:
+                    ratio = of_part[one, tokens, rows] / of_part[other, tokens, rows]
+                    click.echo(f"{f'{one} / {other}':50}{ratio:12.2f}")
+        for name, tokens, rows in of_part:
+            if part == "length" and tokens == 256:
+                ratio = of_part[name, 64, rows] / of_part[name, 256, rows]
+                click.echo(f"{f'{name}, batch {rows}: time for 256 / 64':50}{ratio:12.2f}")
     if file:
         write_json(file, "decode", tables, size=size)
     return None
+
+
+def _command(name, case):
+    """Command line and environment of a contender."""
+    function, backend = CONTENDERS[name]
+    job = json.dumps(case | {"function": function, "xla": "XLA" in name})
+    return [sys.executable, str(Path(__file__)), "--child", job], {"KERAS_BACKEND": backend}
 
 
 if __name__ == "__main__":

@@ -89,9 +89,8 @@ def _count(line, metadata, own):
 
 def _operation(name):
     """An operation's kind: "MatMul" of "model/layer/MatMul:MatMul", "dot" of "dot.17"; None of what is none."""
-    if _NO_OPERATION.match(name):
-        return None
-    return re.sub(r"[.\d]+$", "", name.rpartition(":")[2] if ":" in name else name)
+    kind = re.sub(r"[.\d]+$", "", name.rpartition(":")[2])
+    return None if _NO_OPERATION.match(name) or _NO_OPERATION.match(kind) else kind
 
 
 def child(backend, size, dropout, steps):

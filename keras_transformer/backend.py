@@ -17,6 +17,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.backend_decoding import Captures, captured_end, may_capture
+
 _under_xla = contextvars.ContextVar("TensorFlow traces for XLA", default=False)
 
 
@@ -257,9 +259,9 @@ def _threshold16(rate: float) -> int:
 def top_k(values, k: int) -> tuple:
     """The ``k`` largest of the last axis and their indices; ties go to the lowest index on every backend.
 
-    TensorFlow and JAX promise that order. ``torch.topk`` does not: there a stable sort decides, but only when a tie
-    exists among the candidates, because a sort of the whole axis is many times slower. For the 8 largest of 8,000 entries in
-    128 rows JAX takes 1.6 ms, PyTorch 1.8 and TensorFlow 4.9; over the blocks that hold the largest maxima all take 0.5.
+    TensorFlow and JAX promise that order. ``torch.topk`` does not: there keys are compared that differ. For the 8 largest of
+    8,000 entries in 128 rows JAX takes 1.6 ms, PyTorch 1.8 and TensorFlow 4.9; over the blocks that hold the largest maxima all
+    take 0.5.
     """
     if values.shape[-1] >= 64 * k:
         return _top_k_in_blocks(values, k)
@@ -268,10 +270,15 @@ def top_k(values, k: int) -> tuple:
     import torch
 
     length = values.shape[-1]
-    top, indices = torch.topk(values, min(k + 1, length), dim=-1)
-    if bool((top[..., 1:] == top[..., :-1]).any()):
+    if 8 * k > length or values.dtype != torch.float32:
         top, indices = torch.sort(values, dim=-1, descending=True, stable=True)
-    return top[..., :k], indices[..., :k]
+        return top[..., :k], indices[..., :k]
+    # The bits of a float, turned so that integers are ordered as the floats are; below them the place, the first the largest.
+    bits = (values + 0.0).view(torch.int32)  # + 0.0: -0.0 is equal to 0.0
+    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
+    keys = torch.topk((bits << 32) + torch.arange(length - 1, -1, -1, device=values.device), k, dim=-1).values
+    indices = length - 1 - (keys & 0xFFFFFFFF)
+    return torch.gather(values, -1, indices), indices
 
 
 def _top_k_in_blocks(values, k):
@@ -309,8 +316,10 @@ def write_slice(x, values, start, axis: int):
     """
     name = keras.backend.backend()
     if name == "torch":
-        x.narrow(axis, int(start), values.shape[axis]).copy_(values)
-        return x
+        import torch
+
+        places = start + torch.arange(values.shape[axis], device=x.device)
+        return x.index_copy_(axis, places.to(torch.int64), values.to(x.dtype))
     if name == "jax" or _under_xla.get():
         return ops.slice_update(x, [start if index == axis else 0 for index in range(len(x.shape))], values)
     import tensorflow as tf
@@ -322,11 +331,15 @@ def write_slice(x, values, start, axis: int):
     return written
 
 
-def written_part(x, end, axis):
-    """``x`` up to ``end`` along ``axis``, where that is a view: on PyTorch's CPU; elsewhere ``x``, whose rest must be masked."""
+def written_part(x, end, axis, width):
+    """``x`` up to ``end`` along ``axis``, where a position takes ``width`` places, or up to somewhat behind it.
+
+    Where that is a view: on PyTorch's CPU. Elsewhere ``x``. What was not written must be masked.
+    """
     if keras.backend.backend() != "torch" or x.device.type != "cpu":
         return x
-    return x.narrow(axis, 0, int(end))
+    captured = captured_end(x.shape[axis] // width)
+    return x.narrow(axis, 0, int(end) if captured is None else captured * width)
 
 
 def compiled(function: Callable, model: keras.Model) -> Callable:
@@ -334,8 +347,8 @@ def compiled(function: Callable, model: keras.Model) -> Callable:
 
     JAX compiles once for each distinct shape and takes the weights as arguments: as constants they would go stale when
     training goes on. TensorFlow traces once, with the dimensions left open; where ``model.jit_compile`` is set, as Keras sets
-    it on a GPU, XLA compiles there too, once for each shape. PyTorch runs eagerly: torch.compile costs minutes and gains
-    nothing here.
+    it on a GPU, XLA compiles there too, once for each shape. PyTorch runs eagerly (torch.compile costs minutes and gains
+    nothing here), but for the steps of loops, which backend_decoding.py captures.
     """
     name = keras.backend.backend()
     if name == "jax":
@@ -363,7 +376,7 @@ def compiled(function: Callable, model: keras.Model) -> Callable:
         return tf.function(run, jit_compile=True, autograph=False)
     import torch
 
-    return torch.inference_mode()(function)
+    return Captures(model).within(function) if may_capture(model) else torch.inference_mode()(function)
 
 
 def compiles_each_shape() -> bool:

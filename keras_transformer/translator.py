@@ -11,6 +11,7 @@ from keras_transformer.artifacts import MANIFEST_FILE, ArtifactError, check_mani
 from keras_transformer.decoding.constrained import ConstrainedBeamSearch
 from keras_transformer.decoding.errors import check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
+from keras_transformer.decoding.precision import at_precision
 from keras_transformer.decoding.samplers import is_sampler, sampler_search
 from keras_transformer.decoding.sampling import Sampling
 from keras_transformer.decoding.scoring import AttentionMaps, ForcedDecoding
@@ -311,10 +312,15 @@ class Translator:
             (new / FORMAT_FILE).write_text(json.dumps({"format_version": FORMAT_VERSION}) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder, precision=None):
         """Reads what ``save`` wrote, on whatever backend is active, once every byte has been compared with the manifest.
 
+        Args:
+            folder: path.
+            precision: "float32", "bfloat16" or "int8", at which it shall translate; see decoding.at_precision. None as saved.
+
         Raises:
+            ValueError: no such precision.
             ArtifactError: a ValueError: ``folder`` is not a translator's, of a later format, or damaged.
         """
         folder = Path(folder)
@@ -341,11 +347,12 @@ class Translator:
             check_manifest(folder, _KIND)
         try:
             tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
-            return cls(load_model(folder), tokenizer)
+            translator = cls(load_model(folder), tokenizer)
         except ArtifactError:
             raise
         except ValueError as error:
             raise ArtifactError(folder / TOKENIZER_FILE, str(error).rstrip(".")) from None
+        return translator if precision is None else cls(at_precision(translator.model, precision), tokenizer)
 
     def export(self, folder, beam_size=4, length_penalty=0.6, max_length=None, **kwargs):
         """Writes a SavedModel whose serving signature decodes; see export.export_saved_model, which takes ``kwargs``."""

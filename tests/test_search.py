@@ -37,7 +37,7 @@ class TableModel:
 
     def __init__(self, table):
         self.table = np.asarray(table, dtype="float32")
-        self.vocabulary_size = self.table.shape[1]
+        self.vocabulary_size = self.num_source_pieces = self.table.shape[1]
 
     def encode(self, source, source_mask):
         return ops.sum(source, axis=1, keepdims=True)  # (B, 1)

@@ -58,6 +58,11 @@ beam_size_option = click.option("--beam-size", type=click.IntRange(1), default=4
 length_penalty_option = click.option(
     "--length-penalty", type=click.FloatRange(0), default=0.6, help="The higher the longer."
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    help="To translate at; what each costs in BLEU is in docs/decoding.md.",
+)
 
 
 def find_translator(run: str | Path) -> Path:
@@ -70,7 +75,7 @@ def find_translator(run: str | Path) -> Path:
     return folder / "translator" if (folder / "translator").is_dir() else folder
 
 
-def load_translator(run: str | Path):
+def load_translator(run: str | Path, precision: str | None = None):
     from keras_transformer.translator import Translator
 
-    return Translator.load(find_translator(run))
+    return Translator.load(find_translator(run), precision)

@@ -14,6 +14,7 @@ from keras_transformer.cli.options import (
     find_translator,
     length_penalty_option,
     load_translator,
+    precision_option,
 )
 
 
@@ -34,12 +35,15 @@ from keras_transformer.cli.options import (
 )
 @click.option("--diversity", type=click.FloatRange(0), default=0.5, help="What repeating another group's token costs.")
 @click.option(
-    "--include", help="File of phrases that translations must have: those of a line on a line, separated by tabs."
+    "--include",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File of phrases that translations must have: those of a line on a line, separated by tabs.",
 )
-@click.option("--avoid", help="File of phrases that they must not have.")
+@click.option("--avoid", type=click.Path(exists=True, dir_okay=False), help="File of phrases that they must not have.")
 @click.option(
     "--sampler", help="keras-nlp's, in place of beam search: a name, as top_p, or JSON of class_name and config."
 )
+@precision_option
 @click.option("--chunk", type=click.IntRange(1), default=1000, help="Lines at a time; 1 answers each at once.")
 @click.option("--longest", type=click.IntRange(2), help="Most ids of a source; what is longer counts as over-long.")
 @click.option(
@@ -50,7 +54,21 @@ from keras_transformer.cli.options import (
     "--shard", metavar="I/N", default="1/1", help="Every N-th line from the I-th on: one of N machines' share."
 )
 def translate(
-    context, run, backend, source, output, chunk, longest, over_long, resume, shard, include, avoid, n_best, **how
+    context,
+    run,
+    backend,
+    source,
+    output,
+    chunk,
+    longest,
+    over_long,
+    resume,
+    shard,
+    include,
+    avoid,
+    n_best,
+    precision,
+    **how,
 ):
     """Translates line by line with the model in RUN, a run folder or a saved translator."""
     from keras_transformer import file_translation
@@ -73,7 +91,7 @@ def translate(
         if path
     }
     lines = of_this_call(lines)
-    translator = load_translator(run)
+    translator = load_translator(run, precision)
     search = _search(translator.model, bool(phrases), n_best, **how)
     counts = None
     with _writer(output, resume) as write, _progress() as show:

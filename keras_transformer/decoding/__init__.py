@@ -5,6 +5,7 @@ from keras_transformer.decoding.diverse import DiverseBeamSearch
 from keras_transformer.decoding.ensemble import Ensemble
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored
 from keras_transformer.decoding.mbr import minimum_bayes_risk
+from keras_transformer.decoding.precision import at_precision
 from keras_transformer.decoding.rules import Rules
 from keras_transformer.decoding.samplers import SamplerSearch, sampler_search
 from keras_transformer.decoding.sampling import Sampling
@@ -27,6 +28,7 @@ __all__ = [
     "Sampling",
     "Scored",
     "SpeculativeSearch",
+    "at_precision",
     "minimum_bayes_risk",
     "sampler_search",
 ]

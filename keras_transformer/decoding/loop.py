@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.backend import compiled
+from keras_transformer.backend_decoding import repeat_while
 from keras_transformer.decoding.errors import check_finite, check_integer
 from keras_transformer.decoding.rules import IMPOSSIBLE, Rules
 from keras_transformer.layers.masking import padding_mask
@@ -220,16 +221,18 @@ class Search:
         """The state when at most ``few`` sentences go on, or the cache is full."""
         names = list(state)
 
-        def unfinished(*values):
+        def unfinished(few, *values):
             state = dict(zip(names, values, strict=True))
             going_on = ops.sum(ops.cast(ops.logical_not(self._done_sentences(state)), "int32"))
             return ops.logical_and(going_on > few, state["step"] < ops.shape(state["ids"])[2])
 
-        def extend(*values):
+        def extend(few, *values):
             state = self._extend(dict(zip(names, values, strict=True)))
-            return tuple(state[name] for name in names)
+            return (few, *(state[name] for name in names))
 
-        return dict(zip(names, ops.while_loop(unfinished, extend, tuple(state.values())), strict=True))
+        values = (ops.convert_to_tensor(few, dtype="int32"), *state.values())
+        _, *values = repeat_while(unfinished, extend, values, state["step"])
+        return dict(zip(names, values, strict=True))
 
     def _log_probabilities(self, state):
         """log p of the next token of each hypothesis under the rules, (B, W, V), and the state with its cache moved on."""
