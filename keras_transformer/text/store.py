@@ -21,6 +21,7 @@ import numpy as np
 from keras_transformer.text.formats import _module
 
 MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
+_WIDTHS = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}  # of ids
 
 
 def arrow():
@@ -183,7 +184,7 @@ class _Shard:
         for name in batch.schema.names:
             column = batch.column(name)
             places = [buffer.address - whole.address for buffer in column.buffers() if buffer is not None]
-            ids = np.dtype(column.type.value_type.to_pandas_dtype()) if name in ("source", "target") else None
+            ids = _WIDTHS[str(column.type.value_type)] if name in ("source", "target") else None
             self.columns[name] = (*[*places, 0, 0][:2], ids)  # an empty shard may have no place
 
 
