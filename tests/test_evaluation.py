@@ -119,7 +119,7 @@ def translations(monkeypatch):
         def translate(self, source, **_):
             return [WORSE[int(line.split()[1])] for line in source]
 
-    monkeypatch.setattr(kt.Translator, "load", lambda folder: Fixed())
+    monkeypatch.setattr(kt.Translator, "load", lambda *_: Fixed())
 
 
 @pytest.mark.usefixtures("translations")
