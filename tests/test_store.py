@@ -73,6 +73,7 @@ def test_a_worker_opens_the_files_itself(tmp_path):
 
 def test_a_shard_tells_its_pairs_and_what_is_none_is_refused(tmp_path):
     write(tmp_path, (3, 17))
+    assert not list(tmp_path.glob("*.new"))  # they were renamed, not copied
     about = describe_shard(tmp_path / shard_name(1))
     assert about["pairs"] == 17 and about["counts"]["kept"] == 17
     assert about["bytes"] == (tmp_path / shard_name(1)).stat().st_size
