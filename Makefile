@@ -17,7 +17,7 @@ TORCH = $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 BENCH = .venv-bench/bin/python benchmarks
 
 .PHONY: demo test test-tensorflow test-jax test-torch test-without-tensorflow test-all reliability lint format clean \
-	bench-train bench-loss bench-start bench-length bench-fit bench-decode bench-data test-beam
+	bench-train bench-operations bench-loss bench-start bench-length bench-fit bench-decode bench-data test-beam
 
 demo: .venv/ready
 	.venv/bin/keras-transformer demo --backend $(BACKEND) --output saved_models/demo
@@ -89,6 +89,9 @@ format: .venv/ready
 bench-train: .venv-bench/ready
 	for size in small base; do for dropout in 0.1 0; do \
 		$(BENCH)/train.py --size $$size --dropout $$dropout --json build/train-$$size-$$dropout.json || exit 1; done; done
+
+bench-operations: .venv-bench/ready
+	$(BENCH)/operations.py --json build/operations.json
 
 bench-loss: .venv-bench/ready
 	$(BENCH)/loss.py --json build/loss.json

@@ -82,12 +82,21 @@ class _Pairs:
     """What each peer is given: random access to pairs of ids in the prepared shards, and batches of similar length."""
 
     def __init__(self, folder):
+        import pyarrow as pa
+
         from keras_transformer.text.store import Store
 
         self.store = Store(folder)
         sizes = [about["pairs"] for about in self.store.manifest["shards"]]
         self._firsts = (np.cumsum(sizes) - sizes).tolist()
-        self.sides = [[shard.lists(name) for shard in self.store._shards] for name in ("source", "target")]
+        batches = [
+            pa.ipc.open_file(pa.memory_map(str(Path(folder, about["file"])))).get_batch(0)
+            for about in self.store.manifest["shards"]
+        ]
+        self.sides = [
+            [(batch.column(name).values.to_numpy(), batch.column(name).offsets.to_numpy()) for batch in batches]
+            for name in ("source", "target")
+        ]
 
     def __len__(self):
         return self.store.num_pairs

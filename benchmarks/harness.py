@@ -55,7 +55,9 @@ class Contender:
         if not line:
             self._child.wait()
             self._errors.seek(0)
-            raise RuntimeError(f"{self.name} ended: {self._errors.read().strip()[-1500:]}")
+            said = self._errors.read().strip()[-1500:]
+            self.close()
+            raise RuntimeError(f"{self.name} ended: {said}")
         return json.loads(line)
 
     def burst(self):
@@ -65,7 +67,8 @@ class Contender:
 
     def close(self):
         self._child.kill()
-        self._child.wait()
+        self._child.communicate()  # waits, and closes the pipes
+        self._errors.close()
 
 
 def measure(commands, rounds, echo=print):
@@ -89,7 +92,7 @@ def measure(commands, rounds, echo=print):
                 except (RuntimeError, OSError) as error:
                     echo(f"left out: {error}")
                     contenders.pop(name).close()
-                    del results[name]
+                    del results[name]  # half a measurement would be taken for a whole one
     finally:
         for contender in contenders.values():
             contender.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 import keras_transformer as kt
+from keras_transformer.artifacts import read_state
 from keras_transformer.checkpoints import average_checkpoints, latest_checkpoint, list_checkpoints, load_checkpoint
 from keras_transformer.evaluation import bleu
 from keras_transformer.text import read_pairs
@@ -72,11 +73,11 @@ def trained(norm, tokenizer, options):
     adam = keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
     model.compile(kt.AccumulateGradients(adam, steps=options.micro_batches) if options.micro_batches > 1 else adam)
     path = latest_checkpoint(folder / "checkpoints")
-    if path is not None:
-        load_checkpoint(model, path)
     train = batches_of("train", tokenizer, options)
-    if int(model.optimizer.iterations) < options.updates:
-        fit(model, train, tokenizer, folder, options)
+    if path is not None and read_state(path)["updates"] >= options.updates:
+        load_checkpoint(model, path)
+    else:
+        fit(model, train, tokenizer, folder, options)  # from that checkpoint on
     rows = kt.callbacks.read_curves(folder / "curves.csv")
     updates, seconds = int(model.optimizer.iterations), rows[-1]["seconds"]
     return model, {
@@ -89,7 +90,6 @@ def trained(norm, tokenizer, options):
 
 
 def fit(model, train, tokenizer, folder, options):
-    progress = kt.callbacks.ProgressBar(train.num_tokens / len(train))
     model.fit(
         train,
         validation_data=batches_of("val", tokenizer, options, shuffle=False, num_buckets=4),
@@ -98,13 +98,12 @@ def fit(model, train, tokenizer, folder, options):
         callbacks=[
             kt.callbacks.Resume(folder / "checkpoints"),
             kt.callbacks.LearningRate(),
-            progress,
+            kt.callbacks.ProgressBar(train.num_tokens / len(train)),
             kt.callbacks.LearningCurves(folder),
             kt.callbacks.Checkpoints(folder / "checkpoints", keep=CHECKPOINTS, minutes=None),
             kt.callbacks.Limit(options.minutes, options.updates),
         ],
     )
-    progress.on_train_end()
 
 
 def score(model, tokenizer, options):
@@ -146,6 +145,9 @@ def report(results, options):
         )
     for bleu_score in results[-1]["scores"].values():
         print(bleu_score.signature)
+    for norm in dict.fromkeys(row["norm"] for row in results):
+        folder = options.output / norm
+        print(f"{norm}: curve {folder / 'curves.png'}, certificate by keras-transformer certify {folder / 'averaged'}")
     if options.json:
         for row in results:
             row["scores"] = {name: [found.value, found.signature] for name, found in row["scores"].items()}

@@ -36,7 +36,7 @@ print(f"computes on {', '.join(devices)}, {speed:.0f} GFLOP/s in float32")
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Observation:
     """One thing looked at.
 
     Attributes:
@@ -50,57 +50,57 @@ class Finding:
     ok: bool = True
 
 
-def examine() -> list[Finding]:
-    """Looks at everything and returns a list of Finding.
+def examine() -> list[Observation]:
+    """Looks at everything and returns a list of Observation.
 
     Example:
 
         from keras_transformer.doctor import examine
-        [finding.subject for finding in examine() if not finding.ok]
+        [seen.subject for seen in examine() if not seen.ok]
     """
-    findings = [_python(), *map(_library, _LIBRARIES), *(_optional(*item) for item in _OPTIONAL.items())]
-    return findings + _choice() + [_backend(name) for name in installed_backends()]
+    observations = [_python(), *map(_library, _LIBRARIES), *(_optional(*item) for item in _OPTIONAL.items())]
+    return observations + _choice() + [_backend(name) for name in installed_backends()]
 
 
-def _choice() -> list[Finding]:
+def _choice() -> list[Observation]:
     """Which backend the commands use, and whether it is the one Keras uses in Python."""
     if not installed_backends():
-        return [Finding("backend", "none is installed: pip install 'keras-transformer[tensorflow]'", ok=False)]
+        return [Observation("backend", "none is installed: pip install 'keras-transformer[tensorflow]'", ok=False)]
     command, python = command_backend(), chosen_backend()
     try:
         check_backend(command)
     except ValueError as error:
-        return [Finding("backend", str(error), ok=False)]
+        return [Observation("backend", str(error), ok=False)]
     if python in installed_backends():
-        return [Finding("backend", f"{command}, unless --backend or KERAS_BACKEND says otherwise")]
+        return [Observation("backend", f"{command}, unless --backend or KERAS_BACKEND says otherwise")]
     text = f"commands use {command!r}, but Keras in Python is set to {python!r}, which is not installed"
-    return [Finding("backend", f"{text}: set KERAS_BACKEND={command}", ok=False)]
+    return [Observation("backend", f"{text}: set KERAS_BACKEND={command}", ok=False)]
 
 
-def _python() -> Finding:
+def _python() -> Observation:
     version = ".".join(map(str, sys.version_info[:3]))
     fit = sys.version_info >= (3, 11)
-    return Finding("python", version if fit else f"{version} is too old: install 3.11 or later", ok=fit)
+    return Observation("python", version if fit else f"{version} is too old: install 3.11 or later", ok=fit)
 
 
-def _library(name: str) -> Finding:
+def _library(name: str) -> Observation:
     try:
-        return Finding(name, importlib.metadata.version(name))
+        return Observation(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, f"is missing: pip install {name}", ok=False)
+        return Observation(name, f"is missing: pip install {name}", ok=False)
 
 
-def _optional(name: str, purpose: str) -> Finding:
+def _optional(name: str, purpose: str) -> Observation:
     try:
-        return Finding(name, f"{importlib.metadata.version(name)} ({purpose})")
+        return Observation(name, f"{importlib.metadata.version(name)} ({purpose})")
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, f"not installed, not needed ({purpose})")
+        return Observation(name, f"not installed, not needed ({purpose})")
 
 
-def _backend(name: str) -> Finding:
+def _backend(name: str) -> Observation:
     environment = os.environ | {"KERAS_BACKEND": name, "TF_CPP_MIN_LOG_LEVEL": "3"}
     trial = subprocess.run([sys.executable, "-c", _TRIAL], env=environment, capture_output=True, text=True, check=False)
     if trial.returncode:
         reason = (trial.stderr.strip().splitlines() or ["no message"])[-1]
-        return Finding(name, f"{BACKENDS[name]} does not start: {reason}", ok=False)
-    return Finding(name, trial.stdout.strip().splitlines()[-1])
+        return Observation(name, f"{BACKENDS[name]} does not start: {reason}", ok=False)
+    return Observation(name, trial.stdout.strip().splitlines()[-1])

@@ -7,6 +7,8 @@ Reporting BLEU Scores"; Koehn 2004 (the bootstrap).
 import dataclasses
 
 _RESAMPLES = 1000
+# Sentences from which resampling says something: of a few it draws the same few again and again, and its intervals are too narrow.
+FEWEST = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Comparison:
         name: of the measure.
         value: of the output judged.
         against: of the other.
-        p_value: how often resampling makes so large a difference out of none; below 0.05 it counts as real. 1 for equal figures.
+        p_value: how often resampling makes so large a difference out of none; below 0.05 it counts as real. 1 for equal figures,
+            and where all resamples are alike, which tell nothing.
         signature: sacreBLEU's, with the number of resamples and their seed.
     """
 
@@ -77,13 +80,14 @@ def bleu(hypotheses, references, tokenize="13a"):
     Args:
         hypotheses: list of str.
         references: list of str, as many.
-        tokenize: sacreBLEU's tokenizer; "none" for text that is tokenised already.
+        tokenize: sacreBLEU's tokenizer; "none" for text that is tokenised already. "spm", "flores101" and "flores200" fetch their
+            model from the network at first use.
 
     Returns:
         A Score.
 
     Raises:
-        ValueError: the lists differ in length or are empty, or there is no such tokenizer.
+        ValueError: the lists differ in length or are empty, there is no such tokenizer, or it lacks a package.
 
     Example:
 
@@ -134,12 +138,12 @@ def intervals(hypotheses, references, tokenize="13a", resamples=_RESAMPLES):
         list of three Intervals. The seed is sacreBLEU's, 12345, or what SACREBLEU_SEED says.
 
     Raises:
-        ValueError: as ``bleu``.
+        ValueError: as ``bleu``; or there are fewer than 30 sentences.
 
     Example:
 
     >>> from keras_transformer.evaluation import intervals
-    >>> print(intervals(["ein Hund rennt weit"] * 3, ["ein Hund rennt weit"] * 3, resamples=10)[0].margin)
+    >>> print(intervals(["ein Hund rennt weit"] * 30, ["ein Hund rennt weit"] * 30, resamples=10)[0].margin)
     0.0
 
     Reference: Koehn 2004, https://aclanthology.org/W04-3250
@@ -165,12 +169,12 @@ def compare(hypotheses, others, references, tokenize="13a", resamples=_RESAMPLES
         list of three Comparisons, BLEU, chrF2 and TER.
 
     Raises:
-        ValueError: as ``bleu``.
+        ValueError: as ``bleu``; or there are fewer than 30 sentences.
 
     Example:
 
     >>> from keras_transformer.evaluation import compare
-    >>> same = ["ein Hund rennt weit", "eine Katze schläft"]
+    >>> same = ["ein Hund rennt weit", "eine Katze schläft"] * 15
     >>> [comparison.value - comparison.against for comparison in compare(same, same, same, resamples=10)]
     [0.0, 0.0, 0.0]
 
@@ -181,8 +185,9 @@ def compare(hypotheses, others, references, tokenize="13a", resamples=_RESAMPLES
     comparisons = []
     for name, signature in signatures.items():
         theirs, ours = results[name]
-        # sacreBLEU gives 1 / (resamples + 1) to an output held against itself.
-        p_value = 1.0 if ours.score == theirs.score else float(ours.p_value)
+        # sacreBLEU gives 1 / (resamples + 1) to an output held against itself, and where no resample differs from another.
+        alike = ours.score == theirs.score or ours.ci == theirs.ci == 0
+        p_value = 1.0 if alike else float(ours.p_value)
         comparisons.append(Comparison(name, _figure(ours), _figure(theirs), p_value, signature.format()))
     return comparisons
 
@@ -202,6 +207,7 @@ def _paired(systems, references, tokenize, resamples):
     """sacreBLEU's paired bootstrap over outputs of which the first is the baseline: ({name: signature}, {name: results})."""
     for _, hypotheses in systems:
         _check(hypotheses, references)
+    check_enough(len(references))
     from sacrebleu.significance import PairedTest
 
     named = [(name, list(hypotheses)) for name, hypotheses in systems]
@@ -220,8 +226,20 @@ def _bleu(tokenize):
 
     if tokenize not in BLEU.TOKENIZERS:
         raise ValueError(f"sacreBLEU has no tokenizer {tokenize!r}. Choose one of {', '.join(BLEU.TOKENIZERS)}.")
-    # What was tokenised on purpose needs no warning that it looks tokenised.
-    return BLEU(tokenize=tokenize, force=tokenize == "none")
+    try:
+        # What was tokenised on purpose needs no warning that it looks tokenised.
+        return BLEU(tokenize=tokenize, force=tokenize == "none")
+    except (RuntimeError, ImportError) as error:  # Japanese and Korean need packages of their own
+        reason = " ".join(str(error).split())
+        raise ValueError(f"sacreBLEU's tokenizer {tokenize!r} is not ready: {reason}") from None
+
+
+def check_enough(sentences):
+    """Raises ValueError where there are too few sentences for ``intervals`` and ``compare``."""
+    if sentences < FEWEST:
+        raise ValueError(
+            f"Resampling needs {FEWEST} sentences or more to tell anything. Received: {sentences}. Take a larger test set."
+        )
 
 
 def _check(hypotheses, references):

@@ -62,6 +62,14 @@ def token_statistics(
         label_smoothing: e.
         pad_id: the padding id.
         sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.losses import token_statistics
+    >>> statistics = token_statistics(np.zeros((1, 2, 4), "float32"), np.array([[1, 0]]))  # log 4, of the one real token
+    >>> round(float(statistics.mean_loss), 4), float(statistics.tokens)
+    (1.3863, 1.0)
     """
     logits = ops.cast(logits, "float32")
     weights = token_weights(labels, pad_id, sample_weight)  # (B, T)

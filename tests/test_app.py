@@ -202,7 +202,8 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
     texts = ["a dog runs", "two cats sleep", "a", "two dogs", "a cat runs two dogs"]
     expected = translator.translate(texts, beam_size=2)
     greedy = translator.translate(texts[:1], beam_size=1)[0]
-    with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2, warm_up=True) as client:
+    warm_up = keras.backend.backend() == "torch"  # elsewhere it compiles shapes that are not met here
+    with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2, warm_up=warm_up) as client:
         replies = [None] * len(texts)
 
         def post(index):
@@ -232,7 +233,7 @@ def test_a_saved_model_served_says_what_python_says(tmp_path):
     texts = ["a dog runs", "two cats sleep"]
     expected = translator.translate(texts, beam_size=3)
     engine = load_engine(tmp_path / "export", name="en-de")
-    with client_of(engine) as client:
+    with client_of(engine, warm_up=True) as client:
         reply = client.post("/v1/translate", json={"texts": texts, "num_hypotheses": 3, "attention": True}).json()
         assert [one["text"] for one in reply["translations"]] == expected
         assert len(reply["translations"][0]["hypotheses"]) == 3

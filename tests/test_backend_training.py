@@ -22,7 +22,7 @@ BACKEND = keras.backend.backend()
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "bool"])
 def test_copies_stay_as_they_were(dtype):
-    variable = keras.Variable(np.array([1, 0, 1]), dtype=dtype)
+    variable = keras.Variable(np.array([1, 0, 1]), dtype=dtype, trainable=False)
     (copy,) = copy_to_host([variable])
     variable.assign(np.array([0, 1, 0]))
     assert copy.dtype == (ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
@@ -100,10 +100,15 @@ def test_wrapped_once_however_often_training_goes_on():
     assert steps.trained == [2]
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX updates nothing in place; see SkipNonFinite.stateless_apply")
 @pytest.mark.parametrize("condition", [True, False])
 def test_an_update_counts_where_the_condition_holds(condition):
     variable = keras.Variable([1.0, 2.0])
-    update_if(ops.convert_to_tensor(condition), lambda: variable.assign([float("nan"), 5.0]), [variable])
+
+    def update():
+        variable.assign([float("nan"), 5.0])
+
+    update_if(ops.convert_to_tensor(condition), update, [variable])
     np.testing.assert_array_equal(ops.convert_to_numpy(variable), [np.nan, 5] if condition else [1, 2])
 
 

@@ -70,6 +70,18 @@ def test_backward_drops_what_forward_dropped():
     assert not np.allclose(blocks[0], blocks[1]), "each block draws bits of its own"
 
 
+def test_dropout_of_long_sequences_has_seeds_that_are_positive():
+    """PyTorch takes no other, and 32 bits overflow where positions count by 65,536: from 32,769 queries on."""
+    seed = keras.random.SeedGenerator(3).next()
+    query, keys = np.ones((1, 1, 33_000, 1), "float32"), np.ones((1, 1, 2, 1), "float32")
+    attended = as_numpy(blockwise_attention(query, keys, keys, None, 1.0, 0.5, seed))
+    np.testing.assert_allclose(attended.mean(), 1.0, atol=0.02)
+    # 257 queries make two blocks, of 129: neither may have the other's bits.
+    ones = np.ones((1, 1, 257, 1), "float32")
+    one, other = np.split(as_numpy(blockwise_attention(ones, ones, ones, None, 1.0, 0.5, seed))[0, 0, 1:, 0], 2)
+    assert not np.allclose(one[1:], other[:-1]) and not np.allclose(one, other)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("kind", [SelfAttention, CrossAttention])
 def test_layers_take_it_for_long_sequences(kind, dropout, monkeypatch):

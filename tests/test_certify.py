@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
 
 import keras
 import numpy as np
@@ -16,10 +17,10 @@ from make_anchor import ANCHOR
 
 import keras_transformer as kt
 from keras_transformer.certify import certify, child, table
-from keras_transformer.certify.certificate import certificate, run_backend, run_backends
+from keras_transformer.certify.certificate import Result, certificate, rescore, run_backend, run_backends
 from keras_transformer.certify.comparison import BOUNDS, compare
 from keras_transformer.certify.plan import Plan
-from keras_transformer.certify.stages import Subject, stages
+from keras_transformer.certify.stages import Subject, rescored, searches, stages
 from keras_transformer.cli import main
 from keras_transformer.environment import installed_backends
 from keras_transformer.text.demo import demo_corpus
@@ -53,23 +54,23 @@ def found(plan, work):
         pytest.skip(f"compares backends, and only {BACKENDS} is installed")
     if keras.backend.backend() != BACKENDS[0]:
         pytest.skip(f"starts processes of its own for {', '.join(BACKENDS)}; runs once, under {BACKENDS[0]}")
-    results, failures = run_backends(plan, BACKENDS, work)
-    assert not failures
+    results = run_backends(plan, BACKENDS, work)
+    assert not any(result.failure for result in results.values())
     return results
 
 
 def test_all_backends_agree_at_every_stage(plan, found):
-    result = certificate(plan, BACKENDS, found)
-    assert result["verdict"] == "agree" and result["first_disagreement"] is None
+    result = certificate(plan, found)
+    assert result["verdict"] == "agree" and result["first_disagreement"] is None and result["failures"] == []
+    assert result["plan"]["sentences"] == SLICE["sentences"] and result["plan"]["pairs"] == SLICE["pairs"]
     assert [stage["stage"] for stage in result["stages"]] == list(BOUNDS)
     for stage in result["stages"]:
         assert stage["differences"].keys() == set(BACKENDS[1:])
         for difference in stage["differences"].values():
             assert difference["measured"] <= stage["bound"]
-    assert (
-        len(found[BACKENDS[0]]["gradients"]) == 1 + 12 + 20
-    )  # every weight: the table, an encoder layer, a decoder layer
-    assert found[BACKENDS[0]]["loss curve"]["loss"].shape == (SLICE["steps"],)
+    first = found[BACKENDS[0]].stages
+    assert len(first["gradients"]) == 1 + 12 + 20  # every weight: the table, an encoder layer, a decoder layer
+    assert first["loss curve"]["loss"].shape == (SLICE["steps"],)
     assert table(result)[-1] == "All agree."
     json.dumps(result, allow_nan=False)
 
@@ -87,7 +88,7 @@ def test_a_drift_planted_in_one_backend_is_named_by_its_stage(plan, found, work,
     (tmp_path / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     plan.write(tmp_path / "plan.json")
-    result = certificate(plan, BACKENDS, found | {drifting: run_backend(drifting, tmp_path)})
+    result = certificate(plan, found | {drifting: run_backend(drifting, tmp_path)})
     assert result["verdict"] == "disagree"
     assert "at the stage 'logits'" in result["first_disagreement"]
     agrees = {stage["stage"]: stage["agrees"] for stage in result["stages"]}
@@ -230,12 +231,12 @@ def synthetic(**changes):
         "greedy search": EVERY_SENTENCE,
         "loss curve": {"loss": np.array([3.0, 2.0])},
     }
-    return {"tensorflow": first, "jax": copy.deepcopy(first) | changes}
+    return {"tensorflow": Result(first), "jax": Result(copy.deepcopy(first) | changes)}
 
 
 def test_a_backend_that_is_not_installed_is_no_failure(plan, monkeypatch):
     monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["jax"])
-    result = certificate(plan, ["tensorflow", "jax"], synthetic())
+    result = certificate(plan, synthetic())
     assert result["verdict"] == "agree"
     assert result["versions"]["torch"] == "not installed"
     assert "PyTorch is not installed: not compared." in table(result)
@@ -250,11 +251,88 @@ def test_one_backend_alone_cannot_be_certified(plan, monkeypatch):
 
 
 def test_what_fails_in_one_backend_is_named(plan):
-    results = synthetic()
+    """And what it computed before is compared."""
     failure = {"stage": "gradients", "message": "out of memory"}
-    result = certificate(plan, ["tensorflow", "jax"], {"tensorflow": results["tensorflow"]}, {"jax": failure})
+    results = synthetic()
+    results["jax"] = Result({"logits": results["jax"].stages["logits"]}, failure)
+    result = certificate(plan, results)
     assert result["first_disagreement"] == "JAX failed at the stage 'gradients': out of memory"
-    assert result["stages"] == []
+    assert result["failures"] == [{"backend": "jax", **failure}]
+    assert [stage["stage"] for stage in result["stages"]] == ["logits"] and "jax" in result["stages"][0]["differences"]
+
+
+def test_the_first_disagreement_is_the_first_by_stage(plan):
+    """Not a failure at a later one; and every failure stands in the certificate and the table."""
+    results = synthetic(logits={"logits": np.array([[1.0, -2.1]])})
+    failures = {"stage": "loss curve", "message": "out of memory"}, {"stage": "untied: loss", "message": "no space"}
+    results["torch"] = Result({"logits": results["tensorflow"].stages["logits"]}, failures[0])
+    results["jax"] = Result(results["jax"].stages, failures[1])
+    result = certificate(plan, results)
+    assert result["first_disagreement"].startswith("JAX and TensorFlow disagree at the stage 'logits'")
+    assert [failure["backend"] for failure in result["failures"]] == ["jax", "torch"]
+    assert {
+        "JAX failed at the stage 'untied: loss': no space",
+        "PyTorch failed at the stage 'loss curve': out of memory",
+    } <= set(table(result))
+
+
+def test_where_the_first_fails_the_others_are_compared(plan):
+    results = synthetic()
+    results = {"tensorflow": Result({}, {"stage": "start", "message": "no module"}), "jax": results["jax"]}
+    results["torch"] = synthetic()["tensorflow"]
+    result = certificate(plan, results)
+    assert result["reference"] == "jax" and len(result["stages"]) == 4
+    assert all(stage["differences"].keys() == {"torch"} for stage in result["stages"])
+    assert result["first_disagreement"] == "TensorFlow failed at the stage 'start': no module"
+
+
+def test_what_a_process_computed_before_it_failed_is_kept(plan, tmp_path, monkeypatch):
+    def broken(subject):
+        return {"logits": lambda: {"logits": np.ones(2)}, "loss": lambda: 1 / 0}
+
+    monkeypatch.setattr(child, "stages", broken)
+    plan.write(tmp_path / "plan.json")
+    child.main(tmp_path)
+    monkeypatch.setattr("keras_transformer.certify.certificate._run", lambda *_: None)
+    result = run_backend(keras.backend.backend(), tmp_path)
+    assert result.failure == {"stage": "loss", "message": "division by zero"}
+    np.testing.assert_array_equal(result.stages["logits"]["logits"], np.ones(2))
+
+
+def test_a_process_that_hangs_is_ended(plan, tmp_path):
+    plan.write(tmp_path / "plan.json")
+    result = run_backend(keras.backend.backend(), tmp_path, timeout=0.2)
+    assert result.stages == {}
+    assert result.failure == {"stage": "start", "message": "it was not done within 0.2 seconds"}
+
+
+def test_a_certificate_tells_what_was_computed(plan, tmp_path, monkeypatch):
+    """Fewer sentences than asked for where the text has no more; and files that changed meanwhile are no proof."""
+    for name in ("source", "target"):
+        (tmp_path / name).write_text("a dog runs\nthe cat sleeps\n", encoding="utf-8")
+    short = Plan(plan.translator, source=str(tmp_path / "source"), target=str(tmp_path / "target"))
+    loaded = Subject(short).loaded
+    assert (loaded["sentences"], loaded["pairs"]) == (2, 2)
+    assert Subject(Plan(plan.translator, sentences=9, pairs=4)).loaded["sentences"] == 9
+    results = {backend: Result(result.stages, loaded=loaded) for backend, result in synthetic().items()}
+    result = certificate(short, results)
+    assert result["verdict"] == "agree" and (result["plan"]["sentences"], result["plan"]["pairs"]) == (2, 2)
+    results["jax"] = Result(results["jax"].stages, loaded=loaded | {"text": ["other", "other"]})
+    result = certificate(short, results)
+    assert "JAX failed at the stage 'checkpoint': it read other files" in result["first_disagreement"]
+
+
+def test_no_accelerator_takes_part(plan, tmp_path, monkeypatch):
+    seen = {}
+
+    def run(*_, env, **__):
+        seen.update(env)
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr("keras_transformer.certify.certificate.subprocess.run", run)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    run_backend("jax", tmp_path)
+    assert seen["JAX_PLATFORMS"] == "cpu" and seen["KERAS_TORCH_DEVICE"] == "cpu" and seen["HIP_VISIBLE_DEVICES"] == ""
 
 
 def test_a_corrupt_checkpoint_gives_one_error(plan, tmp_path, monkeypatch):
@@ -269,7 +347,8 @@ def test_a_corrupt_checkpoint_gives_one_error(plan, tmp_path, monkeypatch):
     child.main(work)
     failure = json.loads((work / f"{keras.backend.backend()}.json").read_text())
     assert failure["stage"] == "checkpoint" and "model.weights.h5" in failure["message"]
-    monkeypatch.setattr("keras_transformer.certify.certificate.run_backend", lambda *_: failure)
+    assert failure.keys() == {"stage", "message"}
+    monkeypatch.setattr("keras_transformer.certify.certificate.run_backend", lambda *_: Result({}, failure))
     monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["tensorflow", "jax"])
     result = CliRunner().invoke(
         main, ["certify", str(tmp_path / "broken"), "--output", str(tmp_path / "certificate.json")]
@@ -283,7 +362,7 @@ def test_a_corrupt_checkpoint_gives_one_error(plan, tmp_path, monkeypatch):
 def test_the_command_writes_a_certificate_and_says_the_verdict(plan, tmp_path, monkeypatch, verdict):
     changes = {} if verdict == "agree" else {"logits": {"logits": np.array([[1.0, -2.1]])}}
     monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["tensorflow", "jax"])
-    monkeypatch.setattr("keras_transformer.certify.certificate.run_backends", lambda *_: (synthetic(**changes), {}))
+    monkeypatch.setattr("keras_transformer.certify.certificate.run_backends", lambda *_: synthetic(**changes))
     file = tmp_path / "certificate.json"
     result = CliRunner().invoke(main, ["certify", plan.translator, "--output", str(file)])
     assert result.exit_code == (verdict == "disagree"), result.output
@@ -291,15 +370,47 @@ def test_the_command_writes_a_certificate_and_says_the_verdict(plan, tmp_path, m
     assert written["verdict"] == verdict and written["checkpoint"]["name"] == "small"
     logits = "JAX and TensorFlow disagree at the stage 'logits': 0.05 of the largest entry, allowed 1e-05 (logits)"
     assert result.stdout.splitlines()[-1] == ("All agree." if verdict == "agree" else logits)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "translator").symlink_to(plan.translator)
+    assert CliRunner().invoke(main, ["certify", str(tmp_path / "run")]).exit_code == result.exit_code
+    assert (tmp_path / "run" / "certificate.json").is_file()  # where export looks for it
     assert CliRunner().invoke(main, ["certify"]).exit_code == 2
     assert CliRunner().invoke(main, ["certify", plan.translator, "--preset", "tiny"]).exit_code == 2
 
 
-def test_searches_may_differ_where_scores_are_closer_than_the_bound():
+def test_what_is_wrong_is_told_before_the_work(plan, tmp_path, monkeypatch):
+    """And the table is printed before the file is written."""
+
+    def never(*_):
+        raise AssertionError("worked before looking")
+
+    monkeypatch.setattr("keras_transformer.certify.preset_checkpoint", never)
+    monkeypatch.setattr("keras_transformer.certify.certify", never)
+    (tmp_path / "text").write_text("a\n")
+    for arguments, reason in (
+        (["--source", str(tmp_path / "text")], "Text needs both sides"),
+        (["--output", str(tmp_path / "none" / "c.json")], "No certificate can be written"),
+        (["--output", str(tmp_path)], "The certificate is a file"),
+    ):
+        result = CliRunner().invoke(main, ["certify", "--preset", "tiny", *arguments])
+        assert result.exit_code == 1 and reason in result.output, result.output
+    monkeypatch.setattr("keras_transformer.certify.certify", lambda *_, **__: certificate(plan, synthetic()))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras_transformer.artifacts.disk.write_file", full)
+    result = CliRunner().invoke(main, ["certify", plan.translator, "--output", str(tmp_path / "c.json")])
+    assert result.exit_code == 1 and "All agree." in result.stdout and "No space left" in result.output
+
+
+def test_searches_may_differ_where_two_hypotheses_tie():
+    """Which the first backend's own score of the other's ids proves."""
     other = {"ids": np.array([[[5, 3]], [[7, 3]]]), "scores": np.array([[-1.0], [-2.000004]])}
-    tied = compare("beam search", EVERY_SENTENCE, other)
+    proven = {"rescored": np.array([[np.nan], [-2.000003]])}
+    tied = compare("beam search", EVERY_SENTENCE, other | proven)
     assert tied.agrees and tied.ties == ({"sentence": 1, "rank": 0, "scores_apart": pytest.approx(4e-6)},)
-    apart = compare("beam search", EVERY_SENTENCE, other | {"scores": np.array([[-1.0], [-2.00002]])})
+    apart = compare("beam search", EVERY_SENTENCE, other | proven | {"scores": np.array([[-1.0], [-2.00002]])})
     assert not apart.agrees and apart.where == "sentence 1, rank 0: other ids"
     drifted = compare("beam search", EVERY_SENTENCE, EVERY_SENTENCE | {"scores": np.array([[-1.0001], [-2.0]])})
     assert not drifted.agrees and drifted.where == "sentence 0, rank 0: score"
@@ -307,10 +418,52 @@ def test_searches_may_differ_where_scores_are_closer_than_the_bound():
     assert not nothing.agrees
 
 
+def test_equal_scores_with_unrelated_ids_are_no_tie():
+    """As from wrong backtracking, or with sentences mixed up."""
+    first = {"ids": np.array([[[5, 3], [6, 3]], [[7, 3], [8, 3]]]), "scores": np.array([[-1.0, -2.0], [-1.0, -2.0]])}
+    swapped = first | {"ids": first["ids"][::-1]}
+    assert not compare("beam search", first, swapped).agrees
+    worse = {"rescored": np.array([[-7.0, -8.0], [-7.0, -8.0]])}
+    assert not compare("beam search", first, swapped | worse).agrees
+    twice = first | {"ids": np.array([[[5, 3], [5, 3]], [[7, 3], [8, 3]]])}
+    assert not compare("beam search", first, twice | {"rescored": first["scores"]}).agrees
+
+
+def test_ids_of_another_sentence_get_another_score(plan, here):
+    """What the reference makes of its own ids are its own scores, and of those of the sentence before it are not."""
+    subject = Subject(plan)
+    for stage, search in searches(subject).items():
+        ids, scores = here(stage)["ids"], here(stage)["scores"]
+        numbers = np.arange(len(ids))
+        own = rescored(subject, search, numbers, ids[:, 0])
+        np.testing.assert_allclose(own, scores[:, 0], rtol=0, atol=1e-5 * np.abs(scores).max())
+        other = rescored(subject, search, numbers, np.roll(ids[:, 0], 1, axis=0))
+        differs = (np.roll(ids[:, 0], 1, axis=0) != ids[:, 0]).any(axis=1)
+        assert differs.any() and (np.abs(other - scores[:, 0])[differs] > 1e-3).all()
+
+
+def test_the_reference_is_asked_for_its_score_of_other_ids(tmp_path, monkeypatch):
+    """Two backends with other ids for one sentence: the process gets these, and what it says goes to the comparison."""
+    asked = {}
+
+    def run(module, backend, folder, timeout):
+        with np.load(tmp_path / "rescore.npz") as arrays:
+            asked.update({name: arrays[name].tolist() for name in arrays.files}, backend=backend)
+        np.savez(tmp_path / "rescored.npz", **{"jax|greedy search": np.array([-2.0])})
+
+    monkeypatch.setattr("keras_transformer.certify.certificate._run", run)
+    other = EVERY_SENTENCE | {"ids": np.array([[[5, 3]], [[7, 3]]])}
+    results = synthetic(**{"greedy search": other})
+    rescore(results, tmp_path)
+    assert asked == {"jax|greedy search|ids": [[7, 3]], "jax|greedy search|sentences": [1], "backend": "tensorflow"}
+    found = [results[backend].stages["greedy search"] for backend in ("tensorflow", "jax")]
+    assert compare("greedy search", *found).agrees
+
+
 @pytest.mark.parametrize("other", [{"loss": np.array([np.nan, 2.0])}, {"loss": np.zeros(3)}, {"other": np.zeros(2)}])
 def test_what_cannot_be_compared_does_not_agree(plan, other):
     assert not compare("loss curve", {"loss": np.array([3.0, 2.0])}, other).agrees
-    result = certificate(plan, ["tensorflow", "jax"], synthetic(**{"loss curve": other}))
+    result = certificate(plan, synthetic(**{"loss curve": other}))
     json.dumps(result, allow_nan=False)
     assert any("not comparable" in line for line in table(result))
 
@@ -336,3 +489,13 @@ def test_the_anchor_has_a_certificate():
     assert written["plan"]["steps"] == 50 and written["plan"]["sentences"] == 200
     for name, digest in written["checkpoint"]["sha256"].items():
         assert hashlib.sha256((ANCHOR / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_anchors_certificate_is_of_this_code():
+    """Logits, loss and gradients computed again have the largest entries that the reference had."""
+    written = json.loads((ANCHOR / "certificate.json").read_text(encoding="utf-8"))
+    largest = {stage["stage"]: stage.get("largest") for stage in written["stages"]}
+    parts = stages(Subject(Plan(str(ANCHOR))))
+    for stage in ("logits", "loss", "gradients"):
+        found = max(np.abs(values).max() for values in parts[stage]().values())
+        assert found == pytest.approx(largest[stage], rel=2e-5), stage  # as far as two backends may be apart

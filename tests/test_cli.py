@@ -209,7 +209,7 @@ def test_signal_saves_and_the_same_command_goes_on(texts, tmp_path, monkeypatch,
 
 
 def test_interrupt_before_there_is_anything_to_save(monkeypatch, run):
-    monkeypatch.setattr(kt.Translator, "load", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(kt.Translator, "load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     result = CliRunner().invoke(main, ["translate", str(run)], input="a dog\n")
     assert (result.exit_code, result.stderr) == (130, "Stopped.\n")
 

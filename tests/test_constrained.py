@@ -5,8 +5,9 @@ from test_search import MODEL
 
 from keras_transformer.decoding import BeamSearch, ConstrainedBeamSearch, Rules
 
-TABLE_MODEL = TableModel()
-WIDE = ConstrainedBeamSearch(TABLE_MODEL, ALL, 1.0, max_length=3)
+SIZES = (3, 40)  # length, V
+TABLE_MODEL = TableModel(SIZES[1])
+WIDE = ConstrainedBeamSearch(TABLE_MODEL, ALL[3], 1.0, max_length=3)
 NARROW = ConstrainedBeamSearch(TABLE_MODEL, 3, 1.0, max_length=3)
 INCLUDE = [[(4, 5), 1], [5, (5, 5)], []]  # of three rows
 AVOID = [[], [4], [(4, 5, 1), (1, 1)]]
@@ -21,7 +22,7 @@ def allowed_translations(table, row):
     """{tokens: score} of all translations of up to three tokens that have and lack what they must."""
     return {
         tokens: score
-        for tokens, score in every_translation(table, SOURCE[row], 1.0).items()
+        for tokens, score in every_translation(table, SOURCE[row], 1.0, SIZES[0]).items()
         if all(has(tokens, phrase) for phrase in INCLUDE[row]) and not any(has(tokens, x) for x in AVOID[row])
     }
 
@@ -29,7 +30,7 @@ def allowed_translations(table, row):
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_wide_beam_is_exhaustive(tied):
     for seed in range(5):
-        table = drawn_table(seed, tied)
+        table = drawn_table(seed, tied, SIZES)
         TABLE_MODEL.table.assign(table)
         ids, scores = WIDE(SOURCE, include=INCLUDE, avoid=AVOID)
         for row, (found, found_scores) in enumerate(zip(ids, scores, strict=True)):
@@ -47,7 +48,7 @@ def test_a_narrow_beam_meets_them_all_the_same():
     """And its scores are true; the best of the wide beam is often found, though its first token may be the least likely."""
     best = 0
     for seed in range(20):
-        table = drawn_table(seed, False)
+        table = drawn_table(seed, False, SIZES)
         TABLE_MODEL.table.assign(table)
         ids, scores = NARROW(SOURCE, include=INCLUDE, avoid=AVOID)
         for row in range(3):
@@ -81,13 +82,13 @@ def test_without_phrases_it_is_beam_search():
     ],
 )
 def test_impossible_phrases(arguments, message):
-    TABLE_MODEL.table.assign(drawn_table(0, False))
+    TABLE_MODEL.table.assign(drawn_table(0, False, SIZES))
     with pytest.raises(ValueError, match=message):
         NARROW(SOURCE, **arguments)
 
 
 def test_rules_that_contradict_them():
-    TABLE_MODEL.table.assign(drawn_table(0, False))
+    TABLE_MODEL.table.assign(drawn_table(0, False, SIZES))
     search = ConstrainedBeamSearch(TABLE_MODEL, 3, max_length=3, rules=Rules(banned=(4,)))
     with pytest.raises(ValueError, match=r"was found for source rows \[0\]"):
         search(SOURCE, include=INCLUDE)

@@ -25,9 +25,9 @@ def test_what_is_amiss_is_told_and_fails(monkeypatch):
 
 def test_backend_that_does_not_start(monkeypatch):
     monkeypatch.setattr(doctor, "_TRIAL", "raise RuntimeError('no device')")
-    finding = doctor._backend(keras.backend.backend())
-    assert not finding.ok
-    assert finding.text.endswith("RuntimeError: no device")
+    seen = doctor._backend(keras.backend.backend())
+    assert not seen.ok
+    assert seen.text.endswith("RuntimeError: no device")
 
 
 def test_settings_file_of_keras_with_a_missing_backend(monkeypatch, tmp_path):
@@ -36,7 +36,7 @@ def test_settings_file_of_keras_with_a_missing_backend(monkeypatch, tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
     for module in ("doctor", "environment"):
         monkeypatch.setattr(f"keras_transformer.{module}.installed_backends", lambda: ["jax"])
-    (finding,) = doctor._choice()
-    assert not finding.ok
-    assert finding.text.startswith("commands use 'jax', but Keras in Python is set to 'tensorflow'")
-    assert finding.text.endswith("set KERAS_BACKEND=jax")
+    (seen,) = doctor._choice()
+    assert not seen.ok
+    assert seen.text.startswith("commands use 'jax', but Keras in Python is set to 'tensorflow'")
+    assert seen.text.endswith("set KERAS_BACKEND=jax")

@@ -53,7 +53,7 @@ def test_command_line_and_doctor_follow_that_rule(monkeypatch, tmp_path):
     command = [sys.executable, "-c", f"import sys; sys.argv = ['keras-transformer']\n{code}"]
     environment |= {"KERAS_HOME": str(tmp_path)}
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert child.stdout.startswith(f"{installed_backends()[-1]} Finding(subject='backend'"), child.stderr
+    assert child.stdout.startswith(f"{installed_backends()[-1]} Observation(subject='backend'"), child.stderr
     assert f"text='{installed_backends()[-1]}, unless" in child.stdout
 
 

@@ -79,6 +79,38 @@ def test_a_real_difference_is_told_from_none():
     assert str(dataclasses.replace(same[0], signature="s")).endswith(", p = 1.0000 | s")
 
 
+def test_a_few_sentences_have_no_interval_and_no_test():
+    """Of one, sacreBLEU would say +- 0.00 and p = 0.001: all resamples are it."""
+    for number in (1, 29):
+        lines = REFERENCES[:number]
+        for function in (lambda lines=lines: intervals(lines, lines), lambda lines=lines: compare(lines, lines, lines)):
+            with pytest.raises(ValueError, match=f"needs 30 sentences or more to tell anything. Received: {number}"):
+                function()
+    assert bleu(REFERENCES[:1], REFERENCES[:1]).value == 100
+
+
+def test_resamples_that_are_all_alike_tell_nothing():
+    one, other = ["der Hund rennt weit fort"] * 30, ["der Hund geht weit fort"] * 30
+    assert [comparison.p_value for comparison in compare(one, other, one, resamples=20)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("tokenize", ["ja-mecab", "ko-mecab"])
+def test_a_tokenizer_whose_package_is_missing_is_one_error(tokenize, monkeypatch):
+    import sacrebleu.metrics.bleu as metric
+
+    def missing(name):
+        def tokenizer():
+            raise RuntimeError("Please install the latter:\n\n  pip install it")
+
+        return tokenizer
+
+    monkeypatch.setattr(metric, "_get_tokenizer", missing)
+    with pytest.raises(
+        ValueError, match=f"tokenizer '{tokenize}' is not ready: Please install the latter: pip install it"
+    ):
+        bleu(["a"], ["a"], tokenize=tokenize)
+
+
 @pytest.fixture
 def translations(monkeypatch):
     """Stands in for a model: the command line then does the rest."""
@@ -87,7 +119,7 @@ def translations(monkeypatch):
         def translate(self, source, **_):
             return [WORSE[int(line.split()[1])] for line in source]
 
-    monkeypatch.setattr(kt.Translator, "load", lambda folder: Fixed())
+    monkeypatch.setattr(kt.Translator, "load", lambda *_: Fixed())
 
 
 @pytest.mark.usefixtures("translations")
@@ -107,5 +139,12 @@ def test_command_line_against_another_output(tmp_path):
     assert lines[7].startswith("BLEU -") and "against 100.00), p = 0.0" in lines[7]
     result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files, "--against", str(tmp_path / "short")])
     assert result.exit_code == 1 and "must have a line for each of 40 lines" in result.output
+    for name, lines in (("source", source), ("target", REFERENCES), ("other", REFERENCES)):
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines[:3]), encoding="utf-8")
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files])
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 3
+    assert "No intervals: 3 sentences are too few" in result.stderr
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files, "--against", str(tmp_path / "other")])
+    assert result.exit_code == 1 and "needs 30 sentences or more" in result.output
     result = CliRunner().invoke(main, ["evaluate", str(tmp_path), *files, "--tokenize", "14a"])
     assert result.exit_code == 1 and "no tokenizer '14a'" in result.output

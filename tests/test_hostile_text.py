@@ -94,7 +94,13 @@ TEXTS = {
 }
 
 
+# What only surrounds the text leaves no trace in it.
+SAME_TEXT = {"byte order mark in front", "CRLF", "CRLF on some lines", "no line feed at the end", "gzip"}
+SAME_TEXT |= {"gzip of several members"}
+
+
 def test_there_are_forty():
+    assert TEXTS.keys() >= SAME_TEXT
     assert len(TEXTS) == 40
 
 
@@ -156,6 +162,8 @@ def test_refused_with_its_place_or_counted_and_never_misaligned(files, case):
     assert stream.counts.dropped == ({} if fate == "kept" else {fate: 1})
     assert stream.counts.lines == 12 == stream.counts.kept + sum(stream.counts.dropped.values())
     assert [line for line, *_ in pairs] == [number + 1 for number in sorted(expected)]
+    if name in SAME_TEXT:
+        assert [pair[1:] for pair in pairs] == [(f"source #{n}#", f"target #{n}#") for n in range(12)]
 
 
 def served_numbers(batches):

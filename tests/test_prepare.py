@@ -52,14 +52,16 @@ def test_shards_give_the_batches_of_the_text(tmp_path, tokenizer, num_workers):
     counts = prepare(stream, tokenizer, tmp_path / "p", max_length=50, shard_pairs=30, num_workers=num_workers)
     assert (counts.lines, counts.kept, counts.dropped) == (200, 198, {"empty": 1, "max_length": 1})
     kwargs = {"batch_tokens": 256, "seed": 5, "max_length": 50}
-    text, shards = kt.Batches(source, target, tokenizer, **kwargs), kt.Batches(tmp_path / "p", **kwargs)
+    text = kt.Batches(source, target, tokenizer, **kwargs)
+    shards = kt.Batches(tmp_path / "p", **kwargs, num_workers=num_workers)
     assert shards.tokenizer == tokenizer and shards.skipped == text.skipped
     assert same(served(text), served(shards))
     text.set_epoch(1), shards.set_epoch(1)
     assert same(served(text), served(shards))
+    shards.close()
     assert same(
         served(kt.Batches(source, target, tokenizer, **kwargs, sampling=0.1)),
-        served(kt.Batches(tmp_path / "p", **kwargs, sampling=0.1)),
+        served(kt.Batches(tmp_path / "p", **kwargs, sampling=0.1, num_workers=num_workers)),
     )
 
 
@@ -168,16 +170,4 @@ def test_what_it_was_made_from_and_how_is_recorded(tmp_path, tokenizer):
     assert manifest["normalization"] == "NFKC" and manifest["filters"]["max_ratio"] == 9
     assert [file["name"] for file in manifest["files"]] == [str(tmp_path / "a.en"), str(tmp_path / "a.de")]
     store = Store(tmp_path / "p")
-    shard, number = store.shard_of(9)
-    assert stream.place(shard.line(number)).startswith(f"{tmp_path}/a.en:")
-
-
-def test_pages_are_given_back(tmp_path, tokenizer, monkeypatch):
-    """Reading all of it, again and again, forgets what was read: each shard's pages go after so many rows."""
-    monkeypatch.setattr("keras_transformer.text.store._ROWS_HELD", 50)
-    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", shard_pairs=40, num_workers=0)
-    batches = kt.Batches(tmp_path / "p", batch_tokens=256)
-    forgotten = []
-    monkeypatch.setattr("keras_transformer.text.store._Shard.forget", lambda shard: forgotten.append(shard))
-    served(batches)
-    assert len(forgotten) >= 5 * (2 * 198 // 100)
+    assert stream.place(store.source_texts.line(9)).startswith(f"{tmp_path}/a.en:")

@@ -92,3 +92,17 @@ def test_batches(lengths, batch_tokens, num_buckets, seed, epoch, shuffle):
     expected = [([n] * a + [3], [2] + [n] * b, [n] * b + [3]) for n, (a, b) in fits.items()]
     assert sorted(served) == sorted(expected)
     assert len(set(batches.shapes)) == len(batches.shapes) <= num_buckets
+
+
+def test_another_seed_and_another_epoch_give_another_order():
+    """Of forty pairs in some ten batches: that two orders are one by chance happens once in millions."""
+    _, source, target = pairs_of([(3, 3)] * 40)
+
+    def order(seed, epoch):
+        batches = kt.Batches(source, target, Numbers(), batch_tokens=16, num_buckets=1, seed=seed)
+        batches.set_epoch(epoch)
+        return np.concatenate([batches[index][0]["source"][:, 0] for index in range(len(batches))]).tolist()
+
+    orders = [order(seed, epoch) for seed in (1, 2, 3) for epoch in (0, 1, 2)]
+    assert len({tuple(one) for one in orders}) == len(orders)
+    assert all(sorted(one) == sorted(orders[0]) for one in orders)

@@ -202,7 +202,7 @@ def test_prepared_text_with_another_vocabulary_or_a_target_is_refused(settings, 
         Run(tmp_path / "run", dataclasses.replace(prepared, source=str(tmp_path)))
     assert not (tmp_path / "run").exists()
     Run(tmp_path / "run", prepared)
-    kt.Tokenizer.train(DE, vocabulary_size=280).save(tmp_path / "run" / "tokenizer.model")
+    kt.Tokenizer.train(DE, vocabulary_size=290).save(tmp_path / "run" / "tokenizer.model")
     with pytest.raises(ValueError, match="was prepared with another tokenizer than"):
         Run(tmp_path / "run", prepared)
 

@@ -64,16 +64,11 @@ def test_ids_take_two_bytes_where_they_can(tmp_path):
 
 def test_a_worker_opens_the_files_itself(tmp_path):
     store = write(tmp_path, (3, 17))
-    pickled = pickle.dumps(store)
+    pickled = pickle.dumps((store.source, store.target_texts))
     assert len(pickled) < 1000
-    assert rows(pickle.loads(pickled).source, [2, 3]) == ROWS[2:4]
-
-
-def test_what_is_given_back_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_transformer.text.store._ROWS_HELD", 2)
-    store = write(tmp_path, (10, 10))
-    for _ in range(3):
-        assert rows(store.source, [1, 11, 5]) == [ROWS[1], ROWS[11], ROWS[5]]
+    source, texts = pickle.loads(pickled)
+    assert rows(source, [2, 3]) == ROWS[2:4] and texts.text(3) == "target 3"
+    assert source._store is texts._store  # and opens them once
 
 
 def test_a_shard_tells_its_pairs_and_what_is_none_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Each pitfall is caught in a model that has it, and none is found in models that have none."""
 
 import dataclasses
+import inspect
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import keras_transformer as kt
 from keras_transformer import testing
 from keras_transformer.cli import main
 from keras_transformer.layers import padding_mask
-from keras_transformer.losses import token_statistics
+from keras_transformer.losses import TokenStatistics, token_statistics
 from keras_transformer.testing import CHECKS
 
 V = 20
@@ -75,6 +76,30 @@ class WithoutEncoderMask(Mutant):
         return super().encode(source, None)
 
 
+class MaskOfTheFirstRow(Mutant):
+    def encode(self, source, source_mask, training=None):
+        return super().encode(source, ops.repeat(source_mask[:1], source.shape[0], axis=0))
+
+
+class MasksRolledByARow(Mutant):
+    def encode(self, source, source_mask, training=None):
+        return super().encode(source, ops.roll(source_mask, 1, axis=0))
+
+
+class FirstSentenceLeaks(Mutant):
+    def encode(self, source, source_mask, training=None):
+        x = super().encode(source, source_mask)
+        return x + 0.3 * x[:1]
+
+
+class NotANumberWithoutSource(Mutant):
+    """As of a softmax over nothing but -inf."""
+
+    def call(self, inputs, training=None):
+        some = ops.any(ops.not_equal(inputs["source"], 0), axis=1)[:, None, None]
+        return ops.where(some, super().call(inputs, training), float("nan"))
+
+
 class WithoutCrossMask(Mutant):
     def call(self, inputs, training=None):
         return self.decode(inputs, self.encode(inputs["source"], padding_mask(inputs["source"])), None)
@@ -99,6 +124,43 @@ class UnscaledAttention(Mutant):
         layer = self.decoder.layers[0].cross_attention
         plain = layer._weighted_sum
         layer._weighted_sum = lambda query, *rest, **options: plain(query * query.shape[-1] ** 0.5, *rest, **options)
+
+
+class ScaledTwice(Mutant):
+    """Once in the projection, once where it belongs."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        layer = self.encoder.layers[0].self_attention
+        plain = layer.project
+        layer.project = lambda x: [plain(x)[0] * 4**-0.5, *plain(x)[1:]]
+
+
+class DeadValueBias(Mutant):
+    """Of the fused bias of keys and values, no gradient reaches the half of the values."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        layer = self.decoder.layers[0].cross_attention
+        split = layer.project_encoder
+
+        def project_encoder(encoder_output):
+            key, value = split(encoder_output)
+            bias = ops.reshape(ops.convert_to_tensor(layer.key_value.bias)[8:], (1, 2, 1, 4))
+            return [key, value - bias + ops.stop_gradient(bias)]
+
+        layer.project_encoder = project_encoder
+
+
+class AveragesOverAllPositions(Mutant):
+    """In training; its loss function is right."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = loss * ops.mean(ops.cast(ops.not_equal(y, 0), "float32"))
+        self._scoring.metrics[0].reset_state()
+        self._scoring.metrics[0].update_from_statistics(TokenStatistics(loss, loss, loss, ops.ones(())))
+        return loss
 
 
 class CacheWithoutPositions(Mutant):
@@ -134,19 +196,21 @@ class OneAheadSmoothing(kt.SmoothedCrossentropy):
 
 
 MUTANTS = {
+    "logits are finite": [NotANumberWithoutSource],
     "looks ahead": [WithoutCausalMask],
     "ignores source order": [WithoutSourcePositions],
     "ignores target order": [WithoutTargetPositions],
     "ignores the source": [WithoutSource],
     "same output": [Constant],
-    "depends on padding": [WithoutEncoderMask, WithoutCrossMask],
-    "attends to source padding": [WithoutCrossMask, WithoutEncoderMask],
-    "mixes sentences": [NormalisesOverTheBatch],
+    "depends on padding": [WithoutEncoderMask, WithoutCrossMask, MaskOfTheFirstRow, MasksRolledByARow],
+    "attends to source padding": [WithoutCrossMask, WithoutEncoderMask, MasksRolledByARow],
+    "mixes sentences": [NormalisesOverTheBatch, FirstSentenceLeaks],
     "random at inference": [AlwaysDrops],
-    "attention scaling": [UnscaledAttention],
+    "attention scaling": [UnscaledAttention, ScaledTwice],
     "cached decoding": [CacheWithoutPositions],
     "loss at the start": [LargeEmbeddings],
-    "gradients": [EncoderCutOff, GradientOfRootOfZero],
+    "gradients": [EncoderCutOff, GradientOfRootOfZero, DeadValueBias],
+    "loss counts padding": [AveragesOverAllPositions],
 }
 LOSSES = {
     "loss counts padding": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -163,12 +227,15 @@ def test_a_mutant_is_caught(name, mutant):
 
 def test_what_is_said_of_a_mutant():
     """The sentence tells where: which attention is not scaled, from which step the cache is wrong, which weight has no gradient."""
-    assert "decoder layer 0, cross-attention scales scores by 1 where 1 / sqrt(K) is 0.25" in str(
+    assert "decoder layer 0, cross-attention scales scores by 1 where 1 / sqrt(K) is 0.5" in str(
         testing.attention_scaling(UnscaledAttention.make())
     )
     assert "from step 1 on" in testing.cached_decoding(CacheWithoutPositions.make()).text
     assert "encoder/layer_0" in testing.gradients(EncoderCutOff.make()).text
     assert "is not finite" in testing.gradients(GradientOfRootOfZero.make()).text
+    assert "the part 'value' of" in testing.gradients(DeadValueBias.make()).text
+    assert "where a source is padding alone" in testing.logits_are_finite(NotANumberWithoutSource.make()).text
+    assert testing.looks_ahead(FirstSentenceLeaks.make()).verdict == "ok"
 
 
 @pytest.mark.deep
@@ -180,7 +247,7 @@ def test_a_mutant_that_cannot_learn_is_caught():
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_wrong_loss_is_caught(name):
     subject = dataclasses.replace(
-        testing.adapter.adapt(kt.Transformer(**SIZES)), loss=LOSSES[name], label_smoothing=0.1
+        testing.adapter.adapt(kt.Transformer(**SIZES)), loss=LOSSES[name], label_smoothing=0.1, training_loss=None
     )
     found = CHECKS[name](subject)
     assert found.verdict == "finding", found
@@ -211,7 +278,7 @@ def test_no_false_alarm_on_a_correct_model(norm, tie_embeddings, monkeypatch):
     model = kt.Transformer(**SIZES, norm=norm, tie_embeddings=tie_embeddings)
     report = testing.check(model, batch=GOOD_BATCH)
     assert report.ok and not report.not_checked, report
-    assert len(report.results) == len(CHECKS) == 16
+    assert len(report.results) == len(CHECKS) == 17
 
 
 def test_a_correct_model_learns_ten_pairs_and_gets_its_weights_back():
@@ -257,7 +324,7 @@ def test_what_is_not_given_is_not_checked():
         "learns ten pairs",
     }
     assert report.ok
-    assert str(report).splitlines()[-1] == "8 ok, 0 found, 9 not checked"
+    assert str(report).splitlines()[-1] == "9 ok, 0 found, 9 not checked"
     assert "not checked  label smoothing" in str(report)
 
 
@@ -268,6 +335,192 @@ def test_another_kind_of_model_is_told_how():
         testing.Seq2Seq(lambda source, target: None, vocabulary_size=5)
 
 
+def test_what_a_model_raises_is_not_checked():
+    """As one of fixed lengths, whose lengths the adapter can say; and results come one by one."""
+
+    def logits(source, target):
+        if source.shape[1] != 24 or target.shape[1] != 20:
+            raise ValueError(f"expected 24 and 20, got {source.shape[1]}, {target.shape[1]}\nand more")
+        return ops.one_hot((ops.cumsum(target, axis=1) + source[:, :1] + 3 * source[:, 1:2]) % V, V)
+
+    subject = testing.Seq2Seq(logits, vocabulary_size=V)
+    lines = []
+    report = testing.check(subject, echo=lines.append)
+    assert len(report.not_checked) == len(CHECKS) and lines == str(report).splitlines()[:-1]
+    assert testing.looks_ahead(subject).text == "raised ValueError: expected 24 and 20, got 8, 8"
+    sized = dataclasses.replace(subject, source_length=24, target_length=20)
+    for name in (
+        "looks ahead",
+        "ignores source order",
+        "ignores target order",
+        "ignores the source",
+        "mixes sentences",
+    ):
+        assert CHECKS[name](sized).verdict == "ok", name
+    assert CHECKS["depends on padding"](sized).text.startswith("raised ValueError")
+    with pytest.raises(ValueError, match="rows of four ids and more"):
+        dataclasses.replace(subject, target_length=3)
+
+
+@pytest.mark.parametrize("value", [-1e9, -float("inf")])
+def test_an_id_that_is_forbidden_hides_nothing(value):
+    """As the padding id's logit in Marian: no false alarm, and no leak that passes under its scale."""
+    forbids = ops.convert_to_tensor(np.where(np.arange(V) == 0, value, 0.0).astype("float32"))
+
+    class Forbids(kt.Transformer):
+        def logits(self, hidden):
+            return super().logits(hidden) + forbids
+
+    class Leaks(WithoutCausalMask):
+        def logits(self, hidden):
+            return super().logits(hidden) + forbids
+
+    model = Forbids(**SIZES)
+    for name, look in CHECKS.items():
+        found = look(model) if name != SLOW else None
+        if name in ("loss counts padding", "label smoothing"):  # a mean over V with such a logit is none
+            assert found.verdict == ("ok" if value == -1e9 else "not checked"), found
+        elif found is not None:
+            assert found.verdict == ("not checked" if name == "target not shifted" else "ok"), found
+    assert testing.looks_ahead(Leaks.make()).verdict == "finding"
+
+
+def test_logits_that_are_no_numbers_are_one_finding():
+    subject = testing.Seq2Seq(lambda source, target: ops.zeros((*target.shape, V)) + float("nan"), vocabulary_size=V)
+    report = testing.check(subject)
+    assert [found.check for found in report.findings] == ["logits are finite"]
+    assert "see the check for that" in testing.looks_ahead(subject).text
+
+
+class Foreign(keras.Model):
+    """Written out: one layer of attention each, with options for what correct models do otherwise than ours."""
+
+    def __init__(self, relative=False, positions=V, log_probabilities=False, gate="ones", **kwargs):
+        super().__init__(**kwargs)
+        normal = keras.initializers.RandomNormal(stddev=0.5, seed=1)
+        self.relative, self.log_probabilities = relative, log_probabilities
+        self.table = self.add_weight(shape=(V, 8), initializer=normal, name="embedding")
+        if relative:
+            self.bias = self.add_weight(shape=(64,), initializer=normal, name="bias_of_distances")
+        else:
+            self.places = self.add_weight(shape=(positions, 8), initializer=normal, name="position_embedding")
+        self.gates = [self.add_weight(shape=(), initializer=gate, name=f"gate_{number}") for number in range(3)]
+        self.projection = self.add_weight(shape=(3, 8, 8), initializer=normal, name="projection")
+        self.built = True
+
+    def call(self, inputs):
+        source, target = inputs["source"], inputs["target"]
+        real = ops.not_equal(source, 0)[:, None]  # (B, 1, S)
+        encoded = self.attended(0, self.embed(source), self.embed(source), real)
+        x = self.embed(target)
+        steps = ops.arange(x.shape[1])
+        x = self.attended(1, x, x, (steps[:, None] >= steps)[None])
+        logits = ops.matmul(self.attended(2, x, encoded, real, distances=False), ops.transpose(self.table))
+        return ops.log_softmax(logits) if self.log_probabilities else logits
+
+    def embed(self, ids):
+        x = ops.take(self.table, ids, axis=0)
+        return x if self.relative else x + ops.convert_to_tensor(self.places)[: ids.shape[1]]
+
+    def attended(self, number, x, keys, mask, distances=True):
+        scores = ops.matmul(ops.matmul(x, self.projection[number]), ops.transpose(keys, (0, 2, 1))) * 8**-0.5
+        if self.relative and distances:
+            steps = ops.arange(x.shape[1])
+            scores = scores + ops.take(self.bias, 32 + steps[:, None] - steps, axis=0)
+        weights = ops.softmax(ops.where(mask, scores, -1e9), axis=-1)
+        return x + self.gates[number] * ops.matmul(weights, keys)
+
+
+def foreign(**options):
+    keras.utils.set_random_seed(1)
+    model = Foreign(**options)
+    return testing.Seq2Seq(
+        lambda source, target: model({"source": source, "target": target}), vocabulary_size=V, model=model
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "not_checked"),
+    [
+        ({}, set()),  # V positions: a table that looks like one of tokens
+        ({"positions": 64, "log_probabilities": True}, {"attends to source padding"}),  # whose normaliser any row moves
+        ({"relative": True}, {"ignores target order"}),
+        ({"gate": "zeros"}, {"ignores the source", "ignores source order", "attends to source padding"}),  # ReZero
+    ],
+)
+def test_no_false_alarm_on_correct_models_of_other_kinds(options, not_checked, monkeypatch):
+    monkeypatch.delitem(CHECKS, SLOW)
+    report = testing.check(foreign(**options))
+    assert report.ok, report
+    lacks = {"attention scaling", "cached decoding", "target not shifted", "loss counts padding", "label smoothing"}
+    assert {result.check for result in report.not_checked} - lacks - {"loss at the start"} <= not_checked, report
+
+
+def test_relative_positions():
+    """A decoder of one layer without any is told from them, unless it is said that there shall be some."""
+    model = foreign(relative=True)
+    assert "positions are relative, or there are none" in testing.ignores_target_order(model).text
+    model.model.bias.assign(np.zeros(64))
+    model.model.bias.trainable = False  # else it is a branch that begins at zero
+    assert testing.ignores_target_order(model).verdict == "finding"
+    assert testing.ignores_source_order(model).verdict == "finding"
+
+
+def test_an_adapter_whose_weights_are_new_has_gradients():
+    """LoRA's second factor begins at zero, so that the first has no gradient there."""
+    model = kt.Transformer(**SIZES)
+    model.decoder.layers[0].cross_attention.query.enable_lora(2)
+    assert testing.gradients(model).verdict == "ok"
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_under_mixed_precision(policy, monkeypatch):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = kt.Transformer(**SIZES)
+        for name, look in CHECKS.items():
+            if name not in (SLOW, "target not shifted"):
+                assert look(model).verdict == "ok", look(model)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_attention_that_fixed_its_scale_when_it_was_made(width):
+    """keras.layers.MultiHeadAttention: right at its own width, wrong at another, not checked where none is said."""
+    layer = keras.layers.MultiHeadAttention(2, 8)
+    layer.build((None, None, 16), (None, None, 16))
+
+    def attend(query, key, value):
+        query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # Keras: (B, T, H, K)
+        return ops.transpose(layer._compute_attention(query, key, value)[0], (0, 2, 1, 3))
+
+    subject = testing.Seq2Seq(lambda *_: None, vocabulary_size=V, attention={"attention": attend})
+    assert "needs head_width" in testing.attention_scaling(subject).text
+    found = testing.attention_scaling(dataclasses.replace(subject, head_width=width))
+    assert found.verdict == ("ok" if width == 8 else "finding"), found
+
+
+def test_the_shift_of_packed_batches_and_of_padding():
+    """Where a pair begins there is bos, which is no label; and of padding alone nothing can be said."""
+    target = np.array([[2, 9, 5, 2, 7, 0]])
+    labels = np.array([[9, 5, 3, 7, 3, 0]])
+    segments = np.array([[1, 1, 1, 2, 2, 0]])
+    model = testing.adapter.adapt(kt.Transformer(**SIZES))
+    batch = lambda target: ({"source": target, "target": target, "target_segments": segments}, labels)  # noqa: E731
+    assert testing.target_not_shifted(dataclasses.replace(model, batch=batch(target))).verdict == "ok"
+    wrong = dataclasses.replace(model, batch=batch(np.array([[2, 9, 5, 2, 8, 0]])))
+    assert testing.target_not_shifted(wrong).verdict == "finding"
+    empty = dataclasses.replace(model, batch=({"source": target, "target": 0 * target}, 0 * labels))
+    assert testing.target_not_shifted(empty).verdict == "not checked"
+
+
+def test_a_check_takes_a_model():
+    for name, look in CHECKS.items():
+        assert list(inspect.signature(look).parameters) == ["model"], name
+
+
 def test_the_command_line_checks_a_saved_model(tmp_path, monkeypatch):
     for slow in (SLOW, "gradients"):
         monkeypatch.delitem(CHECKS, slow)
@@ -276,12 +529,23 @@ def test_the_command_line_checks_a_saved_model(tmp_path, monkeypatch):
     kt.Translator(model, tokenizer).save(tmp_path / "good")
     result = CliRunner().invoke(main, ["check", str(tmp_path / "good")])
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == "15 ok, 0 found, 0 not checked"
-    # A model that was cut off from its source: what attention to it gives is zeros.
+    assert result.stdout.splitlines()[-1] == "16 ok, 0 found, 0 not checked"
+    assert "said of this package's training" in result.stderr
+    plain = kt.Transformer.encode
+    monkeypatch.setattr(kt.Transformer, "encode", lambda *args, **kwargs: ops.zeros_like(plain(*args, **kwargs)))
+    result = CliRunner().invoke(main, ["check", str(tmp_path / "good")])
+    assert result.exit_code == 1
+    assert "finding      ignores the source" in result.stdout
+    result = CliRunner().invoke(main, ["check", str(tmp_path / "good"), "--target", "a"])
+    assert result.exit_code == 2 and "Text needs both sides" in result.output
+
+
+def test_a_branch_at_zero_is_no_finding():
+    """But it is not passed either: cut off at these weights alone."""
+    model = kt.Transformer(**SIZES)
     cut_off = model.decoder.layers[0].cross_attention.output_projection
     for weight in (cut_off.kernel, cut_off.bias):
         weight.assign(np.zeros(weight.shape))
-    kt.Translator(model, tokenizer).save(tmp_path / "bad")
-    result = CliRunner().invoke(main, ["check", str(tmp_path / "bad")])
-    assert result.exit_code == 1
-    assert "finding      ignores the source" in result.stdout
+    found = testing.ignores_source(model)
+    assert found.verdict == "not checked" and "begins at zero" in found.text
+    np.testing.assert_array_equal(ops.convert_to_numpy(cut_off.kernel), 0)

@@ -1,10 +1,12 @@
 """The process of one backend: computes every stage and writes the arrays.
 
-``python -m keras_transformer.certify.child FOLDER``, with KERAS_BACKEND set. FOLDER holds plan.json; it gets BACKEND.npz, with an
-array for each "stage|part", or BACKEND.json, which says what went wrong at which stage.
+``python -m keras_transformer.certify.child FOLDER``, with KERAS_BACKEND set. FOLDER holds plan.json; it gets BACKEND-NUMBER.npz for
+each stage, with an array for each "stage|part", and BACKEND.json: the stage that is being computed, what was loaded, and, where
+something went wrong, what. So what was computed before an error, a kill or the end of the time is not lost.
 """
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -12,22 +14,37 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_transformer.certify.plan import Plan
+from keras_transformer.certify.plan import DONE, Plan
 from keras_transformer.certify.stages import Subject, stages
 
 
 def main(folder):
     folder, backend = Path(folder), keras.backend.backend()
-    stage, found = "checkpoint", {}
+    status = {"stage": "checkpoint"}
+
+    def tell(**more):
+        status.update(more)
+        _whole(folder / f"{backend}.json", lambda path: path.write_text(json.dumps(status), encoding="utf-8"))
+
+    tell()
     try:
-        for stage, parts in stages(Subject(Plan.read(folder / "plan.json"))).items():
-            found |= {f"{stage}|{part}": values for part, values in parts().items()}
+        subject = Subject(Plan.read(folder / "plan.json"))
+        tell(loaded=subject.loaded)
+        for number, (stage, parts) in enumerate(stages(subject).items()):
+            tell(stage=stage)
+            found = {f"{stage}|{part}": values for part, values in parts().items()}
+            _whole(folder / f"{backend}-{number:02}.npz", lambda path, found=found: np.savez(path, **found))
+        tell(stage=DONE)
     except Exception as error:
         traceback.print_exc()
-        failure = {"stage": stage, "message": str(error) or type(error).__name__}
-        (folder / f"{backend}.json").write_text(json.dumps(failure), encoding="utf-8")
-        return
-    np.savez(folder / f"{backend}.npz", **found)
+        tell(message=str(error) or type(error).__name__)
+
+
+def _whole(path, write):
+    """Gives what ``write`` wrote its name when it is complete: this process may be ended at any moment."""
+    new = path.with_name(f"new-{path.name}")
+    write(new)
+    os.replace(new, path)
 
 
 if __name__ == "__main__":

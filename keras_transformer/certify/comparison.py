@@ -7,6 +7,8 @@ import dataclasses
 
 import numpy as np
 
+# The part of a search's stage with the first backend's own scores of another's ids: see certificate.rescore.
+RESCORED = "rescored"
 # A rank of a beam that holds no finished hypothesis has a score of -1e9.
 _NOTHING = -1e8
 
@@ -77,14 +79,18 @@ def _worst(differences, limit):
 
 
 def _decoded(first, other, limit):
-    """Ids must be the same but where the two hypotheses' scores are closer than the limit; scores within it of the largest."""
+    """Ids must be the same but where two hypotheses tie; scores within the limit of the largest.
+
+    A tie is proven, not taken from equal scores: the first backend itself, asked for the other's ids ("rescored", NaN where it was
+    not), gives them the score of its own.
+    """
     real = (first["scores"] > _NOTHING) & (other["scores"] > _NOTHING)
     gaps = np.where(real, np.abs(first["scores"] - other["scores"]), 0.0)
     scale = max(float(np.abs(np.where(real, first["scores"], 0.0)).max()), 1.0)
     differs = (first["ids"] != other["ids"]).any(axis=2)  # (B, W)
-    wrong = (differs & ~(real & (gaps < limit))) | (
-        real != ((first["scores"] > _NOTHING) | (other["scores"] > _NOTHING))
-    )
+    rescored = other.get(RESCORED, np.full(differs.shape, np.nan))
+    tied = real & (gaps < limit) & (np.abs(rescored - first["scores"]) <= limit * scale) & ~_repeated(other["ids"])
+    wrong = (differs & ~tied) | (real != ((first["scores"] > _NOTHING) | (other["scores"] > _NOTHING)))
     if wrong.any():
         sentence, rank = np.argwhere(wrong)[0].tolist()
         return Difference(float(gaps.max() / scale), False, f"sentence {sentence}, rank {rank}: other ids")
@@ -97,11 +103,17 @@ def _decoded(first, other, limit):
     return Difference(measured, measured <= limit, f"sentence {sentence}, rank {rank}: score", ties)
 
 
+def _repeated(ids):
+    """Which hypotheses of ids (B, W, L) stand in their beam twice: (B, W)."""
+    same = (ids[:, :, None] == ids[:, None]).all(axis=-1)  # (B, W, W)
+    return same.sum(axis=-1) > 1
+
+
 _SAME = Bound(0, "digests that differ", _identical)
 _GRADIENTS = Bound(1e-5, "of the largest entry of all weights", _of_largest)
 _LOSS = Bound(1e-5, "of its value", _of_each)
 _CURVE = Bound(1e-4, "in nats", _absolute)
-_SEARCH = Bound(1e-5, "of the largest score; ids the same, but where scores are closer", _decoded)
+_SEARCH = Bound(1e-5, "of the largest score; ids the same, but for ties", _decoded)
 
 BOUNDS = {
     "initial weights": _SAME,
@@ -121,6 +133,8 @@ BOUNDS = {
     "untied: loss curve": _CURVE,
 }
 
+SEARCHES = {stage for stage, bound in BOUNDS.items() if bound is _SEARCH}
+
 
 def compare(stage, first, other):
     """The Difference of two backends' parts {name: array} at ``stage``.
@@ -133,7 +147,8 @@ def compare(stage, first, other):
     >>> difference.measured, difference.agrees
     (0.5, False)
     """
-    unequal = [name for name in sorted(first.keys() | other.keys()) if _shape(first, name) != _shape(other, name)]
+    names = sorted((first.keys() | other.keys()) - {RESCORED})
+    unequal = [name for name in names if _shape(first, name) != _shape(other, name)]
     if unequal:
         return Difference(
             float("inf"), False, f"{unequal[0]}: {_shape(first, unequal[0])}, {_shape(other, unequal[0])}"

@@ -1,8 +1,13 @@
 """What is to be certified and how much of it: written by the parent, read by the process of each backend."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
+
+# What a process says of itself once nothing is left to compute; before, it names the stage it is at.
+DONE = "done"
+_FILES = ("model.json", "model.weights.h5", "tokenizer.model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,3 +50,20 @@ class Plan:
     @classmethod
     def read(cls, path):
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def files_of(plan):
+    """What the files of a plan hold: {"sha256": {name: digest} of the checkpoint, "text": digests of both sides, or None}.
+
+    Taken before the work and again by each process when it has read them, so that a certificate is of one checkpoint.
+    """
+    folder = Path(plan.translator)
+    return {
+        "sha256": {name: _sha256(folder / name) for name in _FILES if (folder / name).is_file()},
+        "text": None if plan.source is None else [_sha256(plan.source), _sha256(plan.target)],
+    }
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,6 +38,10 @@ def table(certificate):
     lines += [
         f"{BACKENDS[name]} is not installed: not compared." for name in BACKENDS if versions[name] == "not installed"
     ]
+    lines += [
+        f"{BACKENDS[failure['backend']]} failed at the stage {failure['stage']!r}: {failure['message']}"
+        for failure in certificate.get("failures", [])
+    ]
     lines.append(certificate["first_disagreement"] or "All agree.")
     return lines
 

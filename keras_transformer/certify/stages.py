@@ -11,7 +11,8 @@ import itertools
 import keras
 import numpy as np
 
-from keras_transformer.decoding import BeamSearch, GreedySearch
+from keras_transformer.certify.plan import files_of
+from keras_transformer.decoding import BeamSearch, ForcedDecoding, GreedySearch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
 from keras_transformer.testing.recording import RecordGradients
@@ -40,7 +41,11 @@ class Subject:
         translator = Translator.load(plan.translator)
         self.plan = plan
         self.tokenizer = translator.tokenizer
-        self.source, self.target = _text(plan)
+        source, target = _text(plan)
+        self.source, self.target = source[: plan.pairs], target[: plan.pairs]
+        self._decoded = source[: plan.sentences]
+        # Of the files as they are after they were read: equal to what the parent saw before, or they were changed between.
+        self.loaded = files_of(plan) | {"sentences": len(self._decoded), "pairs": len(self.source)}
         self._weights = translator.model.get_weights()
         self._config = translator.model.get_config() | {
             "dropout": 0.0,
@@ -81,7 +86,7 @@ class Subject:
     @functools.cached_property
     def sentences(self):
         """Source ids (N, S) of what is decoded."""
-        rows = source_tokenizer(self.tokenizer).encode(self.source[: self.plan.sentences], add_eos=True)
+        rows = source_tokenizer(self.tokenizer).encode(self._decoded, add_eos=True)
         return keras.utils.pad_sequences(rows, padding="post", value=self.tokenizer.pad_id)
 
     def optimizer(self):
@@ -95,10 +100,10 @@ class Subject:
 
 def _text(plan):
     if plan.source is None:
-        pairs = demo_corpus(num_train=plan.pairs, num_valid=0, num_test=0).train
+        pairs = demo_corpus(num_train=max(plan.pairs, plan.sentences), num_valid=0, num_test=0).train
     else:
         pairs = read_pairs(plan.source, plan.target)
-    return pairs.source[: plan.pairs], pairs.target[: plan.pairs]
+    return pairs.source, pairs.target
 
 
 def initial_weights(subject, **changes):
@@ -167,9 +172,32 @@ def decode(subject, search):
     return {"ids": ids, "scores": scores}
 
 
+def searches(subject):
+    """{stage: search} of those that decode."""
+    return {
+        "greedy search": GreedySearch(subject.model),
+        "beam search": BeamSearch(subject.model, subject.plan.beam_size),
+    }
+
+
+def rescored(subject, search, numbers, ids, rows=16):
+    """Scores (N,) that ``search`` would give translations ids (N, L) of the sentences ``numbers`` (N,), all positions at once.
+
+    ``rows`` at a time, for logits (rows, L, V) are kept.
+    """
+    forced, pad_id, found = ForcedDecoding(subject.model), subject.tokenizer.pad_id, []
+    for begin in range(0, len(ids), rows):
+        labels = ids[begin : begin + rows]
+        sums = forced(subject.sentences[numbers[begin : begin + rows]], labels).log_probabilities.sum(axis=1)
+        lengths = np.maximum((labels != pad_id).sum(axis=1), 1)
+        found.append(sums / keras.ops.convert_to_numpy(search._penalty(lengths)))
+    return np.concatenate(found)
+
+
 def stages(subject):
     """{stage: function that computes its parts}, in the order in which a certificate lists them."""
     step = functools.cache(lambda: gradients(subject.model, subject.batches[0]))
+    search_of = functools.cache(lambda: searches(subject))
     found = {
         "initial weights": lambda: initial_weights(subject),
         "batch order": lambda: batch_order(subject),
@@ -178,8 +206,8 @@ def stages(subject):
         "gradients": lambda: step()[1],
         "clipped update": lambda: step()[2],
         "evaluate": lambda: evaluate(subject),
-        "greedy search": lambda: decode(subject, GreedySearch(subject.model)),
-        "beam search": lambda: decode(subject, BeamSearch(subject.model, subject.plan.beam_size)),
+        "greedy search": lambda: decode(subject, search_of()["greedy search"]),
+        "beam search": lambda: decode(subject, search_of()["beam search"]),
         "loss curve": lambda: loss_curve(subject, subject.model),
     }
     return found | (_untied_stages(subject) if subject.is_tied else {})

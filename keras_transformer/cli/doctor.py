@@ -10,8 +10,8 @@ def doctor() -> None:
     """Examines Python, the installed backends and what else is needed; exit code 1 if something is amiss."""
     from keras_transformer.doctor import examine
 
-    findings = examine()
-    for finding in findings:
-        click.echo(f"{'ok ' if finding.ok else 'BAD'}  {finding.subject}: {finding.text}")
-    if not all(finding.ok for finding in findings):
+    observations = examine()
+    for seen in observations:
+        click.echo(f"{'ok ' if seen.ok else 'BAD'}  {seen.subject}: {seen.text}")
+    if not all(seen.ok for seen in observations):
         sys.exit(1)

@@ -18,14 +18,20 @@ from keras_transformer.cli.options import (
 @click.option("--target", required=True, help="Reference translations, line by line.")
 @click.option("--against", help="Another output for the same source, line by line, to be held against.")
 @click.option(
-    "--tokenize", default="13a", help='sacreBLEU\'s tokenizer for BLEU; "none" for text that is tokenised already.'
+    "--tokenize",
+    default="13a",
+    help='sacreBLEU\'s tokenizer for BLEU; "none" for text that is tokenised already. spm, flores101 and flores200 fetch their '
+    "model from the network, ja-mecab and ko-mecab need packages of their own.",
 )
 @beam_size_option
 @length_penalty_option
 @precision_option
 def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty, precision):
-    """Prints BLEU, chrF and TER of the model in RUN with sacreBLEU's signatures, their 95 % intervals, and paired tests."""
-    from keras_transformer.evaluation import compare, intervals, scores
+    """Prints BLEU, chrF and TER of the model in RUN with sacreBLEU's signatures, their 95 % intervals, and paired tests.
+
+    Of fewer than 30 sentences it prints the scores alone.
+    """
+    from keras_transformer.evaluation import FEWEST, check_enough, compare, intervals, scores
     from keras_transformer.text.corpus import read_pairs
 
     pairs = read_pairs(source, target)
@@ -35,10 +41,16 @@ def evaluate(run, backend, source, target, against, tokenize, beam_size, length_
         )
     others = None if against is None else _aligned(against, pairs)  # what is wrong is told before the work
     scores(["-"], ["-"], tokenize)
+    if others is not None:
+        check_enough(len(pairs.target))
     translations = load_translator(run, precision).translate(
         pairs.source, beam_size=beam_size, length_penalty=length_penalty
     )
-    lines = [*scores(translations, pairs.target, tokenize), *intervals(translations, pairs.target, tokenize)]
+    lines = scores(translations, pairs.target, tokenize)
+    if len(pairs.target) >= FEWEST:
+        lines += intervals(translations, pairs.target, tokenize)
+    else:
+        click.echo(f"No intervals: {len(pairs.target)} sentences are too few, {FEWEST} are needed.", err=True)
     for line in lines:
         click.echo(str(line))
     if others is not None:

@@ -49,7 +49,7 @@ class ConstrainedBeamSearch(BeamSearch):
     >>> model = kt.Transformer(vocabulary_size=20, d_model=8, num_heads=2, num_layers=1)
     >>> search = kt.decoding.ConstrainedBeamSearch(model, beam_size=4, max_length=6)
     >>> ids, scores = search(np.array([[5, 6, 3]]), include=[[(7, 8), 9]], avoid=[[10]])
-    >>> all({7, 8, 9} <= set(row.tolist()) for row in ids[0])
+    >>> {7, 8, 9} <= set(ids[0, 0].tolist())
     True
 
     Reference: Post and Vilar 2018, https://aclanthology.org/N18-1119; Hu et al. 2019, https://aclanthology.org/N19-1090

@@ -63,7 +63,7 @@ def checked_tokenizer(model, tokenizer, target: str, sentencepiece: bool = True)
     >>> import keras_transformer as kt
     >>> from keras_transformer.export.folders import checked_tokenizer
     >>> tokenizer = kt.Tokenizer.train(["a dog runs"], vocabulary_size=270)
-    >>> checked_tokenizer(kt.Transformer(270, d_model=8, num_heads=2, num_layers=1), tokenizer, "An export")
+    >>> checked_tokenizer(kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1), tokenizer, "An export")
     """
     if tokenizer is None:
         raise ValueError(

@@ -79,13 +79,11 @@ class _MultiHeadAttention(keras.layers.Layer):
         """
         some = None
         if mask is not None:
-            some = ops.any(mask, axis=-1, keepdims=True)  # (B, 1, T, 1)
+            some = _any_key(mask)  # (B, 1, T, 1)
             # A fully masked row is opened here and zeroed below: no kernel meets it, so none makes NaN of it.
             mask = ops.logical_or(mask, ops.logical_not(some))
         attended = self._weighted_sum(query, key, value, mask, training)  # (B, H, T, K)
-        if some is not None:
-            attended = ops.where(some, attended, ops.zeros((), dtype=attended.dtype))
-        return self.output_projection(self._merge(attended))
+        return self.output_projection(self._merge(_masked_rows_to_zero(attended, some)))
 
     def _weighted_sum(self, query, key, value, mask, training):
         """softmax(Q K^T / sqrt(K)) V with dropout, (B, H, T, K), in the way that suits backend and length."""
@@ -139,6 +137,9 @@ class SelfAttention(_MultiHeadAttention):
 
     Returns:
         (B, T, D).
+
+    Raises:
+        ValueError: num_heads does not divide d_model, the input has another width, or the mask has one axis or floats.
 
     Example:
 
@@ -234,6 +235,9 @@ class CrossAttention(_MultiHeadAttention):
 
     Returns:
         (B, T, D).
+
+    Raises:
+        ValueError: num_heads does not divide d_model, the input has another width, or the mask has one axis or floats.
 
     Example:
 

@@ -60,8 +60,10 @@ def blockwise_attention(
         softmax = masked_softmax(ops.matmul(queries * scale, ops.transpose(key, (0, 1, 3, 2))), block_mask)
         if not dropout_rate:
             return softmax, lambda x: x
-        # Draws are counted from 0 in the seed's second half: blocks count far above them.
-        shift = ops.stack([ops.zeros_like(position), position * 2**16])
+        # Draws are counted from 0 in the seed's second half: blocks count far above them, within 31 bits. Blocks are alike, and so
+        # more than half as long as they may be: no two get one number until it starts anew, beyond 262,144 queries.
+        number = ops.mod(position // max(block_size // 2, 1), 2**11)
+        shift = ops.stack([ops.zeros_like(position), number * 2**20])
         block_seed = seed + ops.cast(shift, seed.dtype)
         return softmax, lambda x: dropout(x, dropout_rate, block_seed)
 

@@ -70,7 +70,7 @@ class Engine:
         """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls."""
         for sources in (
             [[self.tokenizer.eos_id]],
-            [self.tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")],
+            [self.source_tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")],
         ):
             for only_best in (True, False):
                 found = self.search(sources, beam_size, only_best)

@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -11,6 +12,13 @@ from keras_transformer.layers.masking import padding_mask
 from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.presets import get_preset
 from keras_transformer.transformer import Transformer
+
+# Logits of ids that a model forbids are -inf or, as in Marian, -1e9.
+_FORBIDDEN = -1e8
+
+
+class NotFinite(ValueError):
+    """Logits that are NaN or inf, which no check can compare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +34,24 @@ class Seq2Seq:
         loss: callable from labels (B, T) and logits (B, T, V) to the scalar that training minimises.
         label_smoothing: e that ``loss`` claims, for (1 - e) on the label + e / V on all V.
         cached_logits: callable like ``logits`` that feeds the target token by token through the decoding cache.
-        attention: {name: callable from query (B, H, T, K), key and value (B, H, S, K) to the weighted sum (B, H, T, K)}.
+        attention: {name: callable from query (B, H, T, K), key and value (B, H, S, K) to the weighted sum (B, H, T, K)}. The check
+            gives one tensor, H = 1 and T = S = 2, as all three.
+        head_width: K of those, as the model was made with.
+        training_loss: callable from inputs {"source": (B, S), "target": (B, T)} and labels (B, T), NumPy arrays, to the number that
+            training minimises, without dropout: by way of the model's own training code, where ``loss`` is only a part of it.
+        relative_positions: whether the decoder knows distances alone (T5's bias, RoPE, ALiBi); False where its positions are
+            absolute. None where it is not known: a decoder without any positions then looks the same.
         fresh: callable without arguments that makes the same model newly initialised, as a Seq2Seq.
         batch: ({"source": (B, S), "target": (B, T)}, labels (B, T)), as training gets them.
         pad_id: the id that fills up short rows.
         bos_id: the id every target begins with.
         eos_id: the id every source and label row ends with.
         source_vocabulary_size: of a vocabulary of the source's own; None where both sides share one.
+        source_length: S that the checks use; for a model of fixed lengths, its own.
+        target_length: T likewise.
 
     Raises:
-        ValueError: the vocabulary has fewer than three ids but the special ones.
+        ValueError: the vocabulary has fewer than three ids but the special ones, or a length is below 4.
 
     Example:
 
@@ -53,18 +69,28 @@ class Seq2Seq:
     label_smoothing: float | None = None
     cached_logits: collections.abc.Callable | None = None
     attention: dict | None = None
+    head_width: int | None = None
+    training_loss: collections.abc.Callable | None = None
+    relative_positions: bool | None = None
     fresh: collections.abc.Callable | None = None
     batch: tuple | None = None
     pad_id: int = 0
     bos_id: int = 2
     eos_id: int = 3
     source_vocabulary_size: int | None = None
+    source_length: int = 8
+    target_length: int = 8
 
     def __post_init__(self):
         if len(self.words) < 3:
             raise ValueError(
                 "The checks need three ids beside pad, bos and eos. Received: "
                 f"vocabulary_size={self.vocabulary_size}. Give the V of the logits."
+            )
+        if min(self.source_length, self.target_length) < 4:
+            raise ValueError(
+                "The checks need rows of four ids and more. Received: "
+                f"source_length={self.source_length}, target_length={self.target_length}."
             )
 
     @property
@@ -88,14 +114,24 @@ class Seq2Seq:
         return _run(self.cached_logits, source, target)
 
     def differ(self, one, other):
-        """Whether two arrays of logits differ by more than rounding."""
+        """Whether two arrays of logits differ by more than rounding.
+
+        What a model forbids has a logit of -inf or -1e9; it is compared as forbidden or not, and gives no scale.
+        """
+        allowed = one > _FORBIDDEN
+        if (allowed != (other > _FORBIDDEN)).any():
+            return True
+        one, other = one[allowed], other[allowed]
         scale = max(float(np.abs(one).max(initial=0.0)), float(np.abs(other).max(initial=0.0)), 1e-6)
-        return not np.abs(one - other).max(initial=0.0) <= self.tolerance * scale  # true where one is NaN
+        return bool(np.abs(one - other).max(initial=0.0) > self.tolerance * scale)
 
 
 def _run(function, source, target):
     source, target = (ops.convert_to_tensor(np.asarray(ids), dtype="int32") for ids in (source, target))
-    return np.asarray(ops.convert_to_numpy(function(source, target)), dtype="float32")
+    logits = np.asarray(ops.convert_to_numpy(ops.cast(function(source, target), "float32")))
+    if not (logits < np.inf).all():
+        raise NotFinite("the logits are not finite: see the check for that")
+    return logits
 
 
 def adapt(model, batch=None):
@@ -115,7 +151,7 @@ def adapt(model, batch=None):
             f"The checks take a kt.Transformer or a testing.Seq2Seq. Received: {type(model).__name__}. Wrap it: "
             "testing.Seq2Seq(logits=lambda source, target: model(...), vocabulary_size=V, model=model)."
         )
-    loss = getattr(model, "loss", None)
+    loss = model.loss if getattr(model, "compiled", False) else None
     if loss is None:
         smoothing = get_preset(model.preset or "base")["recipe"]["label_smoothing"]
         loss = SmoothedCrossentropy(smoothing, pad_id=model.pad_id)
@@ -126,9 +162,12 @@ def adapt(model, batch=None):
         model=model,
         loss=keras.losses.get(loss),
         label_smoothing=getattr(loss, "label_smoothing", None),
+        training_loss=_training_loss(model, loss),
         cached_logits=lambda source, target: _cached_logits(model, source, target),
         attention=_attention(model),
-        fresh=lambda: adapt(type(model).from_config(_new_config(model))),
+        head_width=model.d_model // model.num_heads,
+        relative_positions=False,
+        fresh=lambda: adapt(_copy(model)),
         batch=batch,
         pad_id=model.pad_id,
         bos_id=model.bos_id,
@@ -136,8 +175,25 @@ def adapt(model, batch=None):
     )
 
 
-def _new_config(model):
-    return {name: value for name, value in model.get_config().items() if name != "frozen"}
+def _copy(model):
+    """A new model of the same class and arguments."""
+    return type(model).from_config({name: value for name, value in model.get_config().items() if name != "frozen"})
+
+
+def _training_loss(model, loss):
+    """A function of a batch: what the model's own step reports. A copy takes it, so that metrics and optimizer stay as they are."""
+
+    @functools.cache
+    def copy():
+        made = _copy(model)
+        made.compile(keras.optimizers.SGD(), loss=loss, metrics=[], run_eagerly=True)
+        return made
+
+    def training_loss(inputs, labels):
+        copy().set_weights(model.get_weights())
+        return float(copy().test_on_batch(inputs, labels, return_dict=True)["loss"])
+
+    return training_loss
 
 
 def _cached_logits(model, source, target):
@@ -152,11 +208,35 @@ def _cached_logits(model, source, target):
 
 def _attention(model):
     layers = [
-        (f"encoder layer {index}, self-attention", x.self_attention) for index, x in enumerate(model.encoder.layers)
+        (f"encoder layer {index}, self-attention", x.self_attention, 1) for index, x in enumerate(model.encoder.layers)
     ]
     for index, layer in enumerate(model.decoder.layers):
-        layers.append((f"decoder layer {index}, self-attention", layer.self_attention))
-        layers.append((f"decoder layer {index}, cross-attention", layer.cross_attention))
+        layers.append((f"decoder layer {index}, self-attention", layer.self_attention, 1))
+        layers.append((f"decoder layer {index}, cross-attention", layer.cross_attention, 2))
     return {
-        name: lambda q, k, v, layer=layer: layer._weighted_sum(q, k, v, None, training=False) for name, layer in layers
+        name: lambda query, key, value, layer=layer, inputs=inputs: _attended(layer, inputs, query)
+        for name, layer, inputs in layers
     }
+
+
+def _attended(layer, inputs, x):
+    """What the whole layer gives for x (1, 1, T, K) as query, key and value of each head, all projections being the identity."""
+    x = ops.repeat(x, layer.num_heads, axis=1)  # (1, H, T, K)
+    x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (1, x.shape[2], layer.d_model))  # (1, T, D)
+    before = layer.get_weights()
+    try:
+        layer.set_weights(
+            [_identity(weight.path, values) for weight, values in zip(layer.weights, before, strict=True)]
+        )
+        attended = layer(*[x] * inputs, training=False)
+    finally:
+        layer.set_weights(before)
+    attended = ops.reshape(attended, (1, x.shape[1], layer.num_heads, -1))[:, :, :1]  # of the first head, (1, T, 1, K)
+    return ops.transpose(attended, (0, 2, 1, 3))
+
+
+def _identity(path, values):
+    """Kernels (D, n D) as n identities side by side; biases and what LoRA adds as zeros."""
+    if values.ndim != 2 or "lora" in path:
+        return np.zeros_like(values)
+    return np.tile(np.eye(values.shape[0], dtype=values.dtype), values.shape[1] // values.shape[0])

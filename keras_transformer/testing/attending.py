@@ -4,27 +4,31 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.testing.probes import source_and_target
-from keras_transformer.testing.report import needs, pitfall
-
-_WIDTH = 16  # K: 1 / sqrt(K) differs from 1, 1 / K and sqrt(K) by far
+from keras_transformer.testing.report import NotChecked, needs, pitfall
 
 
 @pitfall("attention scaling")
 def attention_scaling(subject):
     """Whether scores are divided by the square root of the head width.
 
-    Of two keys whose scores differ by 2, the logarithm of the weights' ratio tells the factor.
+    Of two keys whose products with a query differ, the logarithm of the weights' ratio tells the factor.
     """
-    needs(subject, "attention")
-    query, key, value = (np.zeros((1, 1, length, _WIDTH), "float32") for length in (1, 2, 2))
-    query[0, 0, 0, 0], key[0, 0, 0, 0] = 2.0, 1.0
-    value[0, 0, [0, 1], [0, 1]] = 1.0  # so that the sum shows the two weights
+    needs(subject, "attention", "head_width")
+    width = subject.head_width
+    if width < 2:
+        raise NotChecked("needs a head width from 2: of 1, scaled and not scaled are the same")
+    x = np.zeros((1, 1, 2, width), "float32")
+    product = 2 * width**0.5  # scaled it is 2, far enough from 0 for half precision
+    x[0, 0, [0, 1], [0, 1]] = (
+        product**0.5
+    )  # as query, key and value: products as said and 0, and the sum shows both weights
     for name, attend in subject.attention.items():
-        attended = ops.convert_to_numpy(attend(*map(ops.convert_to_tensor, (query, key, value))))
+        attended = ops.convert_to_numpy(attend(*map(ops.convert_to_tensor, (x, x, x)))).astype("float64")
         first, second = attended[0, 0, 0, :2]
-        factor = float(np.log(first / second) / 2.0)
-        if not abs(factor - _WIDTH**-0.5) <= 0.02 * _WIDTH**-0.5:
-            return f"{name} scales scores by {factor:.3g} where 1 / sqrt(K) is {_WIDTH**-0.5:.3g} (K = {_WIDTH})."
+        with np.errstate(all="ignore"):
+            factor = float(np.log(first / second) / product)
+        if not abs(factor - width**-0.5) <= 0.02 * width**-0.5:
+            return f"{name} scales scores by {factor:.3g} where 1 / sqrt(K) is {width**-0.5:.3g} (K = {width})."
     return None
 
 
@@ -34,6 +38,7 @@ def cached_decoding(subject):
     needs(subject, "cached_logits")
     source, target = source_and_target(subject)
     source[1, -3:] = subject.pad_id
+    source[3, -1:] = subject.pad_id
     expected, found = subject.run(source, target), subject.run_cached(source, target)
     for step in range(target.shape[1]):
         if subject.differ(found[:, step], expected[:, step]):

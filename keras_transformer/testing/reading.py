@@ -3,19 +3,58 @@
 import numpy as np
 from keras import ops
 
-from keras_transformer.testing.probes import LENGTH, other_words, repeated, source_and_target
-from keras_transformer.testing.report import NotChecked, needs, pitfall
+from keras_transformer.testing.probes import (
+    ROWS,
+    moved_weights,
+    other_words,
+    repeated,
+    source_and_target,
+    uneven,
+    with_an_empty_source,
+)
+from keras_transformer.testing.report import FINDING, OK, NotChecked, needs, pitfall
 
 
-@pitfall("looks ahead")
+@pitfall("logits are finite", example=OK)
+def logits_are_finite(subject):
+    """Whether logits are numbers, also where a row of the source is padding alone. -inf may forbid a token."""
+    source, target = source_and_target(subject)
+    for where, rows in (
+        ("", (source, target)),
+        (" where rows are padded", uneven(subject, source, target)[:2]),
+        (" where a source is padding alone", with_an_empty_source(subject)),
+    ):
+        logits = ops.convert_to_numpy(ops.cast(subject.logits(*map(_ids, rows)), "float32"))
+        if not (logits < np.inf).all():
+            return f"logits are NaN or inf{where}: look for a softmax over nothing, a weight that is none, an overflow."
+    return None
+
+
+@pitfall("mixes sentences", example=OK)
+def mixes_sentences(subject):
+    """Whether a sentence changes the logits of another in its batch."""
+    source, target = source_and_target(subject)
+    logits = subject.run(source, target)
+    # Any two rows differ in a bit of their numbers: with each bit and value in turn, each row is changed beside each other.
+    for changed in ((np.arange(ROWS) >> bit & 1) == value for bit in range(3) for value in (0, 1)):
+        others = [source.copy(), target.copy()]
+        others[0][changed, :-1] = other_words(subject, source[changed, :-1])
+        others[1][changed, 1:] = other_words(subject, target[changed, 1:])
+        if subject.differ(subject.run(*others)[~changed], logits[~changed]):
+            return "a sentence changes the logits of another in its batch: axes are mixed up, or something is taken over the batch."
+    return None
+
+
+@pitfall("looks ahead", example=OK)
 def looks_ahead(subject):
     """Whether a target token changes logits before it, which shall predict it."""
+    # Equal rows: no other can be what changes one.
     source, target = (repeated(ids[0]) for ids in source_and_target(subject))
-    changed = np.arange(LENGTH)[1:]  # row j has another token j, row 0 is as it was
-    target[changed, changed] = other_words(subject, target[changed, changed])
     logits = subject.run(source, target)
-    for j in changed:
-        if subject.differ(logits[j, :j], logits[0, :j]):
+    for j in range(1, target.shape[1]):
+        changed = target.copy()
+        changed[:, j] = other_words(subject, target[:, j])
+        if subject.differ(subject.run(source, changed)[:, :j], logits[:, :j]):
             return (
                 f"changing target token {j} changes logits before it, which shall predict it: the decoder's self-attention lacks "
                 "its causal mask, or the mask is inverted."
@@ -23,64 +62,107 @@ def looks_ahead(subject):
     return None
 
 
-@pitfall("ignores source order")
+@pitfall("ignores source order", example=FINDING)
 def ignores_source_order(subject):
     """Whether the order of the source's words is lost."""
     source, target = (repeated(ids[0]) for ids in source_and_target(subject))
     for row in range(1, len(source)):
         source[row, :-1] = np.roll(source[row, :-1], row)
-    logits = subject.run(source, target)
-    if not subject.differ(logits, repeated(logits[0])):
+
+    def lost():
+        logits = subject.run(source, target)
+        return not subject.differ(logits, repeated(logits[0]))
+
+    if _holds(subject, lost):
         return "the order of the source's words changes nothing: the encoder's input lacks positions, or the source is not read."
     return None
 
 
-@pitfall("ignores target order")
+@pitfall("ignores target order", example="not checked")
 def ignores_target_order(subject):
-    """Whether a target position can tell how many stand before it."""
+    """Whether a target position can tell how many stand before it.
+
+    A target of equal words gives equal logits at each position of a decoder without positions, but of one with relative positions
+    too: there only a decoder of one layer can be told, in which the order of the words before a position then changes nothing.
+    """
     source, target = source_and_target(subject)
-    target[:] = subject.words[0]
-    logits = subject.run(source, target)
-    if not subject.differ(logits, np.repeat(logits[:, :1], LENGTH, axis=1)):
+    same, swapped = target.copy(), target.copy()
+    same[:] = subject.words[0]
+    swapped[:, [0, 1]] = target[:, [1, 0]]
+
+    def absolute_lost():
+        logits = subject.run(source, same)
+        return not subject.differ(logits, np.repeat(logits[:, :1], same.shape[1], axis=1))
+
+    def order_lost():
+        return not subject.differ(subject.run(source, swapped)[:, -1], subject.run(source, target)[:, -1])
+
+    if not _holds(subject, absolute_lost):
+        return None
+    if subject.relative_positions is False or (_holds(subject, order_lost) and not _reads_nothing(subject)):
         return "a target of equal words gives equal logits at each position: the decoder's input lacks positions."
-    return None
+    raise NotChecked(
+        "a target of equal words gives equal logits at each position: positions are relative, or there are none; say "
+        "relative_positions=False where they shall be absolute"
+    )
 
 
-@pitfall("ignores the source")
+def _reads_nothing(subject):
+    """Whether the target changes nothing at all, or nothing but what it says last."""
+    source, target = source_and_target(subject)
+    changed = target.copy()
+    changed[:, :-1] = other_words(subject, target[:, :-1])
+    return not subject.differ(subject.run(source, changed)[:, -1], subject.run(source, target)[:, -1])
+
+
+@pitfall("ignores the source", example=FINDING)
 def ignores_source(subject):
     """Whether the source changes anything."""
     source, target = source_and_target(subject)
-    logits = subject.run(source, repeated(target[0]))
-    if not subject.differ(logits, repeated(logits[0])):
+
+    def ignored():
+        logits = subject.run(source, repeated(target[0]))
+        return not subject.differ(logits, repeated(logits[0]))
+
+    if _holds(subject, ignored):
         return "the source changes nothing: the decoder does not attend to the encoder's output."
     return None
 
 
-@pitfall("same output")
+@pitfall("same output", example=FINDING)
 def same_output(subject):
     """Whether anything changes anything."""
-    logits = subject.run(*source_and_target(subject))
-    if not subject.differ(logits, np.broadcast_to(logits[0, -1], logits.shape)):
+
+    def same():
+        logits = subject.run(*source_and_target(subject))
+        return not subject.differ(logits, np.broadcast_to(logits[0, -1], logits.shape))
+
+    if _holds(subject, same):
         return "logits do not depend on the input at all: something cuts the model off from it."
     return None
 
 
-@pitfall("depends on padding")
+@pitfall("depends on padding", example=OK)
 def depends_on_padding(subject):
-    """Whether more padding, of source or target, changes logits of real tokens."""
-    source, target = source_and_target(subject, length=LENGTH - 3)
-    logits = subject.run(source, target)
-    more = ((0, 0), (0, 3))
-    for name, sides in (("source", (more, None)), ("target", (None, more))):
-        padded = [
-            ids if width is None else np.pad(ids, width, constant_values=subject.pad_id)
-            for ids, width in zip((source, target), sides, strict=True)
-        ]
-        if subject.differ(subject.run(*padded)[:, : target.shape[1]], logits):
-            return (
-                f"padding appended to the {name} changes logits of real tokens: its padding mask is missing, inverted or lost on "
-                "the way, or positions are counted from the wrong end."
-            )
+    """Whether padding, of source or target, changes logits of real tokens: each row padded otherwise, against rows without."""
+    whole = source_and_target(subject)
+    for side, name in enumerate(("source", "target")):
+        padded = list(whole)
+        _, _, *lengths = sides = uneven(subject, *whole)
+        padded[side], lengths = sides[side], lengths[side]
+        logits = subject.run(*padded)
+        for length in np.unique(lengths):
+            chosen = lengths == length
+            alone = list(whole)  # all rows cut to that length, for which there is no padding
+            alone[side] = whole[side][:, :length].copy()
+            if name == "source":
+                alone[side][:, -1] = subject.eos_id
+            expected = subject.run(*alone)[chosen]
+            if subject.differ(logits[chosen][:, : expected.shape[1]], expected):
+                return (
+                    f"padding appended to the {name} changes logits of real tokens: its padding mask is missing, inverted, lost on "
+                    "the way or of another row, or positions are counted from the wrong end."
+                )
     return None
 
 
@@ -88,10 +170,9 @@ def depends_on_padding(subject):
 def attends_to_source_padding(subject):
     """Whether the vector of the padding id reaches logits of real tokens, padding being in the source alone."""
     needs(subject, "model")
-    source, target = source_and_target(subject)
-    source[:, -3:] = subject.pad_id
-    source[:, -4] = subject.eos_id
-    logits = subject.run(source, target)  # and builds the model, if that is still to be done
+    whole, target = source_and_target(subject)
+    source = uneven(subject, whole, target, fewest=1)[0]
+    subject.run(source, target)  # builds the model, if that is still to be done
     sizes = subject.vocabulary_size, subject.source_vocabulary_size
     tables = [
         weight
@@ -100,38 +181,55 @@ def attends_to_source_padding(subject):
     ]
     if not tables:
         raise NotChecked("needs an embedding table (V, D) whose name contains 'embed'")
-    before = [ops.convert_to_numpy(table) for table in tables]
-    try:
-        for table, values in zip(tables, before, strict=True):
-            changed = values.copy()
-            changed[subject.pad_id] += np.random.default_rng(1).normal(size=values.shape[1])
-            table.assign(changed)
-        moved = subject.run(source, target)
-    finally:
-        for table, values in zip(tables, before, strict=True):
-            table.assign(values)
-    # The score of the padding id itself may move: a tied table is the output projection too.
-    if subject.differ(np.delete(moved, subject.pad_id, -1), np.delete(logits, subject.pad_id, -1)):
+    # A table whose row moves logits where nothing is padded tells nothing: one of positions, or the output's under a normaliser.
+    telling = [table for table in tables if not _row_moves(subject, table, whole, target)]
+    if not telling:
+        raise NotChecked("the row of the padding id moves logits where nothing is padded")
+    if any(_row_moves(subject, table, source, target) for table in telling):
         return "the vector of the padding id reaches the logits: the source's padding is attended to."
     return None
 
 
-@pitfall("mixes sentences")
-def mixes_sentences(subject):
-    """Whether a sentence changes the logits of another in its batch."""
-    source, target = source_and_target(subject)
-    logits = subject.run(source, target)
-    source[1:, :-1] = other_words(subject, source[1:, :-1])
-    target[1:, 1:] = other_words(subject, target[1:, 1:])
-    if subject.differ(subject.run(source, target)[0], logits[0]):
-        return "a sentence changes the logits of another in its batch: axes are mixed up, or something normalises over the batch."
-    return None
+def _row_moves(subject, table, source, target):
+    """Whether another row of the padding id in ``table`` changes the logits of other ids."""
+    logits, before = subject.run(source, target), np.asarray(ops.convert_to_numpy(table))
+    changed = before.copy()
+    changed[subject.pad_id] += np.random.default_rng(1).normal(size=before.shape[1])
+    try:
+        table.assign(changed)
+        moved = subject.run(source, target)
+    finally:
+        table.assign(before)
+    # The score of the padding id itself may move: a tied table is the output projection too.
+    return subject.differ(np.delete(moved, subject.pad_id, -1), np.delete(logits, subject.pad_id, -1))
 
 
-@pitfall("random at inference")
+@pitfall("random at inference", example=OK)
 def random_at_inference(subject):
     """Whether two calls with the same input differ."""
     source, target = source_and_target(subject)
     if subject.differ(subject.run(source, target), subject.run(source, target)):
         return "two calls with the same input give other logits: dropout is active outside of training."
     return None
+
+
+def _holds(subject, nothing_changes):
+    """Whether ``nothing_changes`` at these weights and at others near them.
+
+    Raises:
+        NotChecked: at these weights alone, as where a branch begins at zero.
+    """
+    if not nothing_changes():
+        return False
+    if subject.model is not None:
+        with moved_weights(subject.model):
+            if not nothing_changes():
+                raise NotChecked(
+                    "nothing changes at these weights, but a little beside them: a branch that begins at zero and is not trained "
+                    "yet, or weights that have died"
+                )
+    return True
+
+
+def _ids(rows):
+    return ops.convert_to_tensor(rows, dtype="int32")

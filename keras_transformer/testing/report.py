@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import inspect
 
-from keras_transformer.testing.adapter import adapt
+from keras_transformer.testing.adapter import NotFinite, adapt
 
 OK, FINDING, NOT_CHECKED = "ok", "finding", "not checked"
 
@@ -26,6 +27,12 @@ class Finding:
 
     def __str__(self):
         return f"{self.verdict:<11}  {self.check}  {self.text}".rstrip()
+
+    @property
+    def line(self):
+        """As str, with the texts of all checks below each other."""
+        width = max(map(len, CHECKS), default=0)
+        return f"{self.verdict:<11}  {self.check:<{width}}  {self.text}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,34 +61,65 @@ class Report:
         return not self.findings
 
     def __str__(self):
-        width = max(len(result.check) for result in self.results)
-        lines = [str(dataclasses.replace(result, check=f"{result.check:<{width}}")) for result in self.results]
+        return "\n".join([*(result.line for result in self.results), self.summary])
+
+    @property
+    def summary(self):
+        """How many of each, in a line."""
         passed = len(self.results) - len(self.findings) - len(self.not_checked)
-        lines.append(f"{passed} ok, {len(self.findings)} found, {len(self.not_checked)} not checked")
-        return "\n".join(lines)
+        return f"{passed} ok, {len(self.findings)} found, {len(self.not_checked)} not checked"
 
 
 class NotChecked(Exception):
     """Raised by a check that lacks what it needs; the message says what."""
 
 
-def pitfall(name):
+# What every check says of itself below its first paragraphs. The example's model gives equal logits whatever it reads.
+_COMMON = """
+
+    Args:
+        model: a kt.Transformer, or a testing.Seq2Seq of a model of another kind.
+
+    Returns:
+        A Finding: "ok", "finding" with a sentence, or "not checked" with what was missing or what the model raised.
+
+    Raises:
+        ValueError: the model is of another kind.
+
+    Example:
+
+    >>> from keras import ops
+    >>> from keras_transformer import testing
+    >>> constant = testing.Seq2Seq(lambda source, target: ops.zeros((*target.shape, 20)), vocabulary_size=20)
+    >>> testing.{function}(constant).verdict
+    {example!r}
+"""
+
+
+def pitfall(name, example=NOT_CHECKED):
     """Registers a check under ``name``. It takes a Seq2Seq and returns a sentence, or None where all is well.
 
-    What users call takes a model or a Seq2Seq, and returns a Finding.
+    What users call takes a model or a Seq2Seq, and returns a Finding. ``example`` is what it says of the constant model of the
+    docstrings.
     """
 
     def register(function):
         @functools.wraps(function)
-        def check(model):
+        def look(model):
+            subject = adapt(model)
             try:
-                sentence = function(adapt(model))
-            except NotChecked as error:
+                sentence = function(subject)
+            except (NotChecked, NotFinite) as error:
                 return Finding(name, NOT_CHECKED, str(error))
+            except Exception as error:  # somebody's model, given what it was not made for
+                reason = (str(error).strip().splitlines() or [""])[0]
+                return Finding(name, NOT_CHECKED, f"raised {type(error).__name__}: {reason}".rstrip(": "))
             return Finding(name, OK) if sentence is None else Finding(name, FINDING, sentence)
 
-        CHECKS[name] = check
-        return check
+        look.__doc__ = function.__doc__.rstrip() + _COMMON.format(function=function.__name__, example=example)
+        look.__signature__ = inspect.Signature([inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
+        CHECKS[name] = look
+        return look
 
     return register
 
@@ -93,12 +131,13 @@ def needs(subject, *names):
             raise NotChecked(f"needs {name}; see testing.Seq2Seq")
 
 
-def check(model, batch=None):
+def check(model, batch=None, echo=None):
     """Looks for every pitfall.
 
     Args:
         model: a kt.Transformer, or a testing.Seq2Seq of a model of another kind.
         batch: ({"source": (B, S), "target": (B, T)}, labels (B, T)) as training gets them; None leaves the shift unchecked.
+        echo: called with the line of each result as it comes; None for nothing.
 
     Returns:
         A Report.
@@ -113,5 +152,9 @@ def check(model, batch=None):
     >>> kt.testing.looks_ahead(model).verdict  # one check; kt.testing.check(model) makes all
     'ok'
     """
-    subject = adapt(model, batch)
-    return Report(tuple(check(subject) for check in CHECKS.values()))
+    subject, results = adapt(model, batch), []
+    for look in CHECKS.values():
+        results.append(look(subject))
+        if echo is not None:
+            echo(results[-1].line)
+    return Report(tuple(results))

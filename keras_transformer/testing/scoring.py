@@ -9,59 +9,105 @@ from keras_transformer.testing.report import NotChecked, needs, pitfall
 
 @pitfall("target not shifted")
 def target_not_shifted(subject):
-    """Whether the decoder reads the very tokens it shall predict."""
+    """Whether the decoder reads the very tokens it shall predict. Of a packed batch, pair by pair."""
     needs(subject, "batch")
     inputs, labels = subject.batch
     target, labels = np.asarray(inputs["target"]), np.asarray(labels)
     real = labels != subject.pad_id
+    if not real.any():
+        raise NotChecked("needs a batch with real tokens; this one is padding alone")
     if target.shape == labels.shape and (target == labels)[real].all():
         return "the decoder reads the very tokens it shall predict: shift the target by one, bos in front."
-    behind = real[:, 1:] & (target[:, 1:] != subject.pad_id)
-    if target.shape != labels.shape or (target[:, 1:] != labels[:, :-1])[behind].any():
+    behind = real[:, 1:] & (target[:, 1:] != subject.pad_id) if target.shape == labels.shape else None
+    if behind is not None and "target_segments" in inputs:
+        segments = np.asarray(inputs["target_segments"])
+        behind &= segments[:, 1:] == segments[:, :-1]  # where a pair begins there is bos
+    if behind is None or (target[:, 1:] != labels[:, :-1])[behind].any():
         return "labels are not the target one position ahead: target is bos + tokens, labels are tokens + eos."
     return None
 
 
 @pitfall("loss counts padding")
 def loss_counts_padding(subject):
-    """Whether padding appended to the labels changes the loss."""
-    needs(subject, "loss")
+    """Whether padding appended to the labels changes the loss: the function's, and what training reports for a batch."""
+    _needs_a_loss(subject)
+    for name, plain, with_padding in _padded_losses(subject):
+        _is_a_number(name, plain)
+        if not abs(plain - with_padding) <= max(1e-4, subject.tolerance if name == "training" else 0) * abs(plain):
+            return (
+                f"padding appended to the labels changes the {name} loss from {plain:.3f} to {with_padding:.3f}: it averages over "
+                "padded positions, or scores them."
+            )
+    return None
+
+
+def _padded_losses(subject):
+    """Yields (name, loss without padding, loss with five positions of it)."""
     labels, logits = _labels_and_logits(subject)
     rows, _, size = logits.shape
-    more = np.random.default_rng(1).normal(size=(rows, 5, size)).astype("float32")
-    padded = np.concatenate([labels, np.full((rows, 5), subject.pad_id, "int32")], 1), np.concatenate([logits, more], 1)
-    plain, with_padding = _loss(subject, labels, logits), _loss(subject, *padded)
-    if not abs(plain - with_padding) <= 1e-4 * abs(plain):
-        return (
-            f"padding appended to the labels changes the loss from {plain:.3f} to {with_padding:.3f}: it averages over padded "
-            "positions, or scores them."
-        )
-    return None
+    padding = np.full((rows, 5), subject.pad_id, "int32")
+    padded = np.concatenate([labels, padding], 1)
+    if subject.loss is not None:
+        more = np.random.default_rng(1).normal(size=(rows, 5, size)).astype("float32")
+        yield "given", _loss(subject, labels, logits), _loss(subject, padded, np.concatenate([logits, more], 1))
+    if subject.training_loss is not None:
+        source, target = source_and_target(subject)
+        inputs = {"source": source, "target": target}
+        longer = inputs | {"target": np.concatenate([target, padding], 1)}
+        yield "training", float(subject.training_loss(inputs, labels)), float(subject.training_loss(longer, padded))
 
 
 @pitfall("label smoothing")
 def label_smoothing(subject):
-    """Whether the loss puts (1 - e) on the label and e / V on all V."""
-    needs(subject, "loss", "label_smoothing")
+    """Whether the loss puts (1 - e) on the label and e / V on all V: the function's, and what training reports for a batch."""
+    needs(subject, "label_smoothing")
+    _needs_a_loss(subject)
     labels, logits = _labels_and_logits(subject)
+    if subject.loss is not None:
+        found = _loss(subject, labels, logits)
+        if sentence := _smoothed_otherwise(subject, "given", found, labels, logits, 1e-4):
+            return sentence
+    if subject.training_loss is not None:
+        source, target = source_and_target(subject)
+        found = float(subject.training_loss({"source": source, "target": target}, labels))
+        _is_a_number("training", found)
+        return _smoothed_otherwise(subject, "training", found, labels, subject.run(source, target), subject.tolerance)
+    return None
+
+
+def _smoothed_otherwise(subject, name, found, labels, logits, tolerance):
+    """A sentence where a loss is not the smoothed one of these labels and logits."""
     size, smoothing = subject.vocabulary_size, subject.label_smoothing
-    found = _loss(subject, labels, logits)
+    logs = _log_softmax(logits.astype("float64"))
+    picked = np.take_along_axis(logs, labels[..., None], -1)[..., 0]
 
     def expected(on_label, on_each):
-        logs = _log_softmax(logits.astype("float64"))
-        picked = np.take_along_axis(logs, labels[..., None], -1)[..., 0]
         return float((-on_label * picked - on_each * logs.sum(-1)).mean())
 
+    def is_near(value):
+        return abs(found - value) <= tolerance * max(abs(value), 1.0)
+
     right = expected(1 - smoothing, smoothing / size)
-    if abs(found - right) <= 1e-4 * max(abs(right), 1.0):
+    if is_near(right):
         return None
     reason = "it is not what label_smoothing says"
     others = smoothing / (size - 1)
-    if abs(found - expected(1 - smoothing - others, others)) <= 1e-4 * max(abs(right), 1.0):
+    if is_near(expected(1 - smoothing - others, others)):
         reason = "it spreads e over the V - 1 others"
-    elif abs(found - expected(1.0, 0.0)) <= 1e-4 * max(abs(right), 1.0):
+    elif is_near(expected(1.0, 0.0)):
         reason = "it does not smooth at all"
-    return f"the loss is {found:.4f} where {right:.4f} is (1 - e) on the label and e / V on all V, e = {smoothing}: {reason}."
+    definition = f"(1 - e) on the label and e / V on all V, e = {smoothing}"
+    return f"the {name} loss is {found:.4f} where {right:.4f} is {definition}: {reason}."
+
+
+def _is_a_number(name, loss):
+    if not np.isfinite(loss):
+        raise NotChecked(f"the {name} loss is {loss}, as of smoothing over an id whose logit is -inf")
+
+
+def _needs_a_loss(subject):
+    if subject.loss is None and subject.training_loss is None:
+        raise NotChecked("needs loss or training_loss; see testing.Seq2Seq")
 
 
 def mean_negative_log_likelihood(logits, labels):

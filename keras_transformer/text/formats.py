@@ -223,7 +223,10 @@ def _field(row, column, place):
     for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
             found = ", ".join(map(repr, value)) if isinstance(value, dict) else repr(value)[:80]
-            raise BadLine(f"{place} has no {column!r}. Found: {found}. Name the columns of source and target.")
+            raise BadLine(
+                f"{place} has no {column!r}. Found: {found}. Name the columns of source and target: "
+                "columns=, or --columns of inspect and prepare."
+            )
         value = value[part]
     if not isinstance(value, str):
         raise BadLine(f"{place} holds {value!r:.80} as {column!r}. Expected text.")
@@ -244,7 +247,8 @@ def _parquet_rows(path, columns, skip_bad):
             if missing:
                 found = ", ".join(map(repr, file.schema_arrow.names))
                 raise ValueError(
-                    f"{name} has no column {missing[0]!r}. Found: {found}. Name those of source and target."
+                    f"{name} has no column {missing[0]!r}. Found: {found}. Name those of source and "
+                    "target: columns=, or --columns of inspect and prepare."
                 )
             for batch in file.iter_batches(batch_size=4096, columns=tops):
                 for row in batch.to_pylist():

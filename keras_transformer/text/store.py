@@ -4,13 +4,15 @@ prepared.json        what it was made from and how, the counts, and each shard's
 tokenizer.model      the tokenizer that made the ids
 shard-00000.arrow    one record batch: source, target (lists of ids), source_text, target_text, line
 
-Arrow's file format is read in place: the operating system pages in what is looked at. Pages looked at are given back now and then,
-so that memory does not grow with the corpus.
+Rows are read by their place in the file, a few bytes each, and not through a mapping: of mapped files Linux may count 2 MB as
+resident for every row that is looked at.
 """
 
+import itertools
 import json
 import mmap
 import os
+import weakref
 import zlib
 from pathlib import Path
 
@@ -19,8 +21,7 @@ import numpy as np
 from keras_transformer.text.formats import _module
 
 MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
-# Rows looked at before the pages are given back: about 100 MB of pages at one page each.
-_ROWS_HELD = 25_000
+_WIDTHS = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}  # of ids
 
 
 def arrow():
@@ -130,14 +131,10 @@ class Store:
     def __init__(self, folder, verify=False):
         self.folder = os.fspath(folder)
         self.manifest = read_manifest(folder)
-        self._shards, self._firsts, self._held = [], [], 0
-        first = 0
-        for about in self.manifest["shards"]:
-            self._shards.append(self._open(about, verify))
-            self._firsts.append(first)
-            first += about["pairs"]
-        self._firsts = np.array(self._firsts)
-        self.num_pairs = first
+        self.shards = [self._open(about, verify) for about in self.manifest["shards"]]
+        sizes = np.array([about["pairs"] for about in self.manifest["shards"]])
+        self._firsts = np.cumsum(sizes) - sizes
+        self.num_pairs = int(sizes.sum())
         self.source, self.target = _Side(self, "source"), _Side(self, "target")
         self.source_texts, self.target_texts = _TextSide(self, "source_text"), _TextSide(self, "target_text")
 
@@ -157,86 +154,86 @@ class Store:
             )
         return _Shard(path)
 
-    def shard_of(self, pair):
-        """(shard, number in it) of a pair."""
-        (shard,), (number,) = self.places(np.array([pair]))
-        return self._shards[shard], number
-
     def places(self, pairs):
-        """Lists of the shard of each of these pairs, and of its number in it."""
+        """The shard of each of these pairs, and its number in it."""
         shards = np.searchsorted(self._firsts, pairs, side="right") - 1
-        return shards.tolist(), (pairs - self._firsts[shards]).tolist()
-
-    def looked_at(self, rows):
-        """Gives pages back from time to time; they stay in the operating system's cache while it has room."""
-        self._held += rows
-        if self._held >= _ROWS_HELD:
-            self._held = 0
-            for shard in self._shards:
-                shard.forget()
+        return shards, pairs - self._firsts[shards]
 
 
 class _Shard:
-    """One Arrow file, mapped."""
+    """One Arrow file: where in it the columns begin.
+
+    Attributes:
+        file: descriptor of the shard, open for reading.
+        pairs: number of pairs in it.
+        columns: {name: (place of the begins of its rows, place of what they hold, dtype of ids)}; of "line" first the place of
+            the numbers.
+    """
 
     def __init__(self, path):
         pa = arrow()
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._map.madvise(mmap.MADV_RANDOM)
-        self._batch = pa.ipc.open_file(pa.py_buffer(self._map)).get_batch(0)
-
-    def lists(self, name):
-        """(all ids of a side, begin of each row and the end of the last)."""
-        column = self._batch.column(name)
-        return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
-
-    def text(self, name, number):
-        return self._batch.column(name)[number].as_py()
-
-    def line(self, number):
-        return self._batch.column("line")[number].as_py()
-
-    def forget(self):
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self.file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.file)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_RANDOM)
+        # Mapped for a moment: an address less the first one is a place in the file.
+        whole = pa.py_buffer(mmap.mmap(self.file, 0, access=mmap.ACCESS_READ))
+        batch = pa.ipc.open_file(whole).get_batch(0)
+        self.pairs = batch.num_rows
+        self.columns = {}
+        for name in batch.schema.names:
+            column = batch.column(name)
+            places = [buffer.address - whole.address for buffer in column.buffers() if buffer is not None]
+            ids = _WIDTHS[str(column.type.value_type)] if name in ("source", "target") else None
+            self.columns[name] = (*[*places, 0, 0][:2], ids)  # an empty shard may have no place
 
 
-class _Side:
-    """One side's rows, with the ``take`` of a Rows."""
+class _Column:
+    """A column of rows of different lengths, in all shards."""
 
     def __init__(self, store, name):
-        self._store = store
-        # Of each shard; a place of a memoryview is read faster than one of an array.
-        lists = [shard.lists(name) for shard in store._shards]
-        self._ids, self._offsets = [ids for ids, _ in lists], [memoryview(offsets) for _, offsets in lists]
+        self._store, self._name = store, name
+        columns = [shard.columns[name] for shard in store.shards]
+        self._begins, self._values = (np.array([column[part] for column in columns]) for part in (0, 1))
+        self.dtype = columns[0][2] if columns else None
+
+    def __reduce__(self):
+        return type(self), (self._store, self._name)
+
+    def read(self, pairs, width):
+        """(content of those rows one after the other as bytes, length of each); width: bytes of what is counted."""
+        shards, numbers = self._store.places(pairs)
+        files = [self._store.shards[shard].file for shard in shards.tolist()]
+        places = (self._begins[shards] + 4 * numbers).tolist()
+        ends = b"".join(map(os.pread, files, itertools.repeat(8), places))
+        begins, ends = np.frombuffer(ends, "<i4").astype("int64").reshape(-1, 2).T
+        sizes, places = width * (ends - begins), self._values[shards] + width * begins
+        return b"".join(map(os.pread, files, sizes.tolist(), places.tolist())), ends - begins
+
+
+class _Side(_Column):
+    """One side's rows, with the ``take`` of a Rows."""
 
     @property
     def lengths(self):
         """Of all rows, read anew from the files."""
-        parts = [np.diff(np.asarray(offsets)) for offsets in self._offsets]
-        self._store.looked_at(self._store.num_pairs)
-        return np.concatenate([np.zeros(0, "int32"), *parts])
+        parts = [np.zeros(0, "int32")]
+        for shard, place in zip(self._store.shards, self._begins.tolist(), strict=True):
+            parts.append(np.diff(np.frombuffer(os.pread(shard.file, 4 * (shard.pairs + 1), place), "<i4")))
+        return np.concatenate(parts)
 
     def take(self, numbers):
         """Those rows one after the other: (ids, begin of each, length of each)."""
-        # Row by row, because a batch has but a few rows of each shard: a call of NumPy for each shard takes four times as long.
-        ids, offsets = self._ids, self._offsets
-        places = zip(*self._store.places(numbers), strict=True)
-        rows = [ids[shard][offsets[shard][number] : offsets[shard][number + 1]] for shard, number in places]
-        lengths = np.fromiter(map(len, rows), "int64", len(rows))
-        self._store.looked_at(len(numbers))
-        return np.concatenate(rows), np.cumsum(lengths) - lengths, lengths
+        content, lengths = self.read(numbers, self.dtype.itemsize)
+        return np.frombuffer(content, self.dtype), np.cumsum(lengths) - lengths, lengths
 
 
-class _TextSide:
-    def __init__(self, store, name):
-        self._store, self._name = store, name
-
+class _TextSide(_Column):
     def text(self, pair):
-        shard, number = self._store.shard_of(pair)
-        self._store.looked_at(1)
-        return shard.text(self._name, number)
+        return self.read(np.array([pair]), 1)[0].decode("utf-8")
 
     def line(self, pair):
-        shard, number = self._store.shard_of(pair)
-        return shard.line(number)
+        (shard,), (number,) = self._store.places(np.array([pair]))
+        shard = self._store.shards[shard]
+        place = shard.columns["line"][0] + 8 * int(number)
+        return int.from_bytes(os.pread(shard.file, 8, place), "little")

@@ -403,7 +403,7 @@ HOSTILE = {
     "a pipe in place of a file": piped,
     "a pickle in place of a tokenizer": hostile_translator("tokenizer.model", PICKLE),
     "a tokenizer of another vocabulary": hostile_translator(
-        "tokenizer.model", kt.Tokenizer.train(["ab"], vocabulary_size=262).to_bytes()
+        "tokenizer.model", kt.Tokenizer.train(["ab"], vocabulary_size=263).to_bytes()
     ),
     "a translator of a later format": hostile_translator("translator.json", b'{"format_version": 99}'),
     "a translator of no format": hostile_translator("translator.json", b"[]"),
