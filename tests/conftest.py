@@ -95,9 +95,11 @@ _ON_TENSORFLOW = {
 # These take 10 to 70 seconds each on JAX, and much on TensorFlow, nearly all of it compiling: they run on PyTorch, and a quicker
 # test of the same part on every backend.
 _LONG_TO_COMPILE = {
+    "test_a_beam_sampler_is_a_beam_search_without_length_penalty",
     "test_a_branch_at_zero_is_no_finding",
     "test_a_correct_model_of_another_kind_learns_ten_pairs",
     "test_a_fresh_process_loads_and_translates_the_same",
+    "test_a_narrow_beam_meets_them_all_the_same",
     "test_a_run_with_separate_vocabularies",
     "test_an_adapter_whose_weights_are_new_has_gradients",
     "test_an_id_that_is_forbidden_hides_nothing",
@@ -106,18 +108,28 @@ _LONG_TO_COMPILE = {
     "test_clipping_holds_under_loss_scaling_and_accumulation",
     "test_dropout_of_long_sequences_has_seeds_that_are_positive",
     "test_each_text_gets_its_own_translation_in_the_order_given",
+    "test_equals_its_wording",
+    "test_greedy_is_greedy_search",
     "test_hypotheses_say_what_was_found",
+    "test_impossible_phrases",
     "test_logits_that_are_no_numbers_are_one_finding",
     "test_loss_gradients_and_dropout_are_the_same",
+    "test_lower_precision_is_near",
     "test_mixed_precision_searches_in_float32",
     "test_no_false_alarm_on_correct_models_of_other_kinds",
+    "test_numbers_that_are_none_raise",
+    "test_one_group_is_beam_search",
     "test_one_seed_gives_one_training_with_dropout",
     "test_options_of_compile_change_no_number",
     "test_packed_loss_logits_and_gradients_equal_the_unpacked",
+    "test_phrases_belong_to_lines",
     "test_relative_positions",
+    "test_rules_and_limits_hold",
+    "test_rules_that_contradict_them",
     "test_samples_do_not_depend_on_batches",
     "test_score_and_attention",
     "test_scores_are_of_the_mean_probability",
+    "test_several_translations_of_a_line",
     "test_step_by_hand",
     "test_survives_saving",
     "test_tables",
@@ -130,6 +142,7 @@ _LONG_TO_COMPILE = {
     "test_under_mixed_precision",
     "test_what_a_model_raises_is_not_checked",
     "test_what_is_added_to_the_loss_is_reported_and_trained",
+    "test_without_phrases_it_is_beam_search",
 }
 
 
