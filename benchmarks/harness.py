@@ -4,10 +4,12 @@ A contender is a child process that prepares itself, says so, and then waits. Th
 work, round after round, so that a change of the machine's speed meets all of them alike. Only one works at a time.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,6 +49,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._errors,  # not a pipe, which nobody would empty
             text=True,
+            start_new_session=True,  # so that what it starts ends with it
         )
         self._answer()
 
@@ -66,7 +69,8 @@ class Contender:
         return self._answer() | {"peak_mb": status_mb("VmHWM", self._child.pid)}
 
     def close(self):
-        self._child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
         self._child.communicate()  # waits, and closes the pipes
         self._errors.close()
 

@@ -2,9 +2,11 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import keras
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -41,6 +43,16 @@ def test_a_contender_that_cannot_start_or_ends_early_is_left_out_and_the_others_
     assert list(results) == ["counts"]
     assert "has no package ended" in said[0] and "no_such_package" in said[0]
     assert "ends ended" in said[1] and "it is over" in said[1]
+
+
+def test_what_a_contender_started_ends_with_it(modules):
+    harness, _ = modules
+    body = "import subprocess\nsleeper = subprocess.Popen(['sleep', '100'])\ndef burst(): return {'pid': sleeper.pid}"
+    (burst,) = harness.measure({"sleeps": contender(body)}, rounds=1)["sleeps"]
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(burst["pid"]) and psutil.Process(burst["pid"]).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_median_and_spread(modules):
