@@ -4,6 +4,7 @@ All train the same encoder-decoder (sizes of train.py) on the same random ids wi
 process of harness.py.
 """
 
+import contextlib
 import time
 
 import click
@@ -302,19 +303,23 @@ def _torch_steps(model, logits, precision, compiled=False):
 
 def matmul(seconds):
     """The machine's rate: the best of the libraries that are here, on (2048, 512) x (512, 2048) float32."""
-    import jax
-    import jax.numpy as jnp
-    import tensorflow as tf
-    import torch
-
     a, b = np.ones((2048, 512), "float32"), np.ones((512, 2048), "float32")
-    of_jax, of_tensorflow, of_torch = ([to(a), to(b)] for to in (jnp.asarray, tf.constant, torch.from_numpy))
-    product = jax.jit(jnp.matmul)
-    ways = [
-        lambda: product(*of_jax).block_until_ready(),
-        lambda: tf.matmul(*of_tensorflow).numpy(),
-        lambda: torch.matmul(*of_torch),
-    ]
+    ways = []
+    with contextlib.suppress(ImportError):
+        import jax
+
+        product, of_jax = jax.jit(jax.numpy.matmul), [jax.numpy.asarray(a), jax.numpy.asarray(b)]
+        ways.append(lambda: product(*of_jax).block_until_ready())
+    with contextlib.suppress(ImportError):
+        import tensorflow as tf
+
+        of_tensorflow = [tf.constant(a), tf.constant(b)]
+        ways.append(lambda: tf.matmul(*of_tensorflow).numpy())
+    with contextlib.suppress(ImportError):
+        import torch
+
+        of_torch = [torch.from_numpy(a), torch.from_numpy(b)]
+        ways.append(lambda: torch.matmul(*of_torch))
 
     def burst():
         best = 0.0

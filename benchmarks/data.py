@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from harness import head, machine, measure, median, serve, spread, status_mb, write_json
+from harness import chosen, head, machine, measure, median, serve, spread, status_mb, write_json
 
 BATCH_TOKENS = 4096
 TOKENS_WANTED = 2_000_000  # a second, with two workers
@@ -347,7 +347,7 @@ def step_tokens_per_second(seconds):
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="Length of a burst.")
 @click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help="Of the preparation.")
-@click.option("--only", default=None, help="Part of the names of the contenders that run.")
+@click.option("--only", multiple=True, help="Only those whose name has this word; may be given again.")
 @click.option(
     "--folder",
     default=None,
@@ -420,7 +420,7 @@ def measure_preparation(folder, pairs, workers):
 
 
 def measure_reading(folder, rounds, seconds, only):
-    names = [name for name in CONTENDERS if only is None or only in name]
+    names = chosen(CONTENDERS, only)
     if any(name.startswith("grain") for name in names) and not (folder / "pairs.array_record").exists():
         click.echo(f"ArrayRecord of the same ids, written: {write_array_record(folder / 'prepared') / 1e6:,.0f} MB")
     results = {}

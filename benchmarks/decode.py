@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from harness import head, machine, measure, median, serve, spread, write_json
+from harness import chosen, head, machine, measure, median, serve, spread, write_json
 
 SIZES = {
     "small": {"num_layers": 3, "d_model": 256, "num_heads": 4, "d_ff": 1024, "vocabulary": 8000},
@@ -253,7 +253,7 @@ RATIOS = (
 @click.option("--parts", default=",".join(PARTS), show_default=True, help="Of the benchmark, separated by commas.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="Of a burst.")
-@click.option("--only", default="", help="Only contenders whose name has this word.")
+@click.option("--only", multiple=True, help="Only those whose name has this word; may be given again.")
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 @click.option("--child", "job", default=None, hidden=True)
 def main(size, parts, rounds, seconds, only, file, job):
@@ -268,7 +268,7 @@ def main(size, parts, rounds, seconds, only, file, job):
             case = {"size": size, "tokens": tokens, "rows": rows, "beam": beam, "seconds": seconds}
             title = f"bench-{size}, beam {beam}, batch {rows}, {tokens} tokens"
             click.echo(f"\n{title:50}{'sentences/s':>12} {'spread':>7}")
-            commands = {name: _command(name, case) for name in CONTENDERS if only in name and word in name}
+            commands = {name: _command(name, case) for name in chosen(CONTENDERS, only) if word in name}
             results = tables[title] = measure(commands, rounds, click.echo)
             for name, bursts in results.items():
                 middle, share = median(bursts, "sentences_per_second"), spread(bursts, "sentences_per_second")

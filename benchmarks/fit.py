@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from harness import head, machine, measure, median, serve, spread, write_json
+from harness import chosen, head, machine, measure, median, serve, spread, write_json
 from train import LENGTH, ROWS, SIZES, VOCABULARY
 
 MULTI30K = Path(os.environ.get("KERAS_TRANSFORMER_MULTI30K") or Path(__file__).parents[2] / "shared/data/multi30k")
@@ -346,9 +346,9 @@ def main(rounds, parts, sizes, seconds, pairs, batch_tokens, sample, file, child
     if child:
         return contender(*arguments)
     click.echo(f"{head(machine())}\n{rounds} rounds")
-    parts, results = parts.split(","), {}
+    parts, results = chosen(("overhead", "tokens", "shapes"), parts.split(",")), {}
     if "overhead" in parts:
-        results["overhead"] = report_overhead(sizes.split(","), rounds, seconds)
+        results["overhead"] = report_overhead(chosen(SIZES, sizes.split(",")), rounds, seconds)
     if {"tokens", "shapes"} & set(parts) and not (MULTI30K / "train.de.gz").is_file():
         click.echo(
             f"\nno Multi30k in {MULTI30K}: tokens and shapes are skipped; KERAS_TRANSFORMER_MULTI30K names its folder"

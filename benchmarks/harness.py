@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
-THREADS = str(os.cpu_count())
+THREADS = str(len(os.sched_getaffinity(0)))
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "keras-nlp", "transformers", "numpy")
 
 
@@ -103,6 +104,20 @@ def measure(commands, rounds, echo=print):
     return results
 
 
+def chosen(names, words):
+    """Those of ``names`` that ``words`` name: a word that is a name that one alone, another all that have it in them; without
+    words all. Ends the program where a word names none.
+    """
+    found = set()
+    for word in words:
+        exact = [name for name in names if name.lower() == word.lower()]
+        meant = exact or [name for name in names if word.lower() in name.lower()]
+        if not meant:
+            raise SystemExit(f"{word!r} names nothing here. Expected: words of {'; '.join(names)}.")
+        found.update(meant)
+    return [name for name in names if not words or name in found]
+
+
 def median(bursts, key):
     return statistics.median(burst[key] for burst in bursts)
 
@@ -154,6 +169,7 @@ def forget_peak():
 
 def write_json(file, table, results, **more):
     """Everything that was measured, so that a table can be made again."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w", encoding="utf-8") as out:
         json.dump({"table": table, "machine": machine(), **more, "results": results}, out, indent=1)
         out.write("\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 import contenders
-from harness import Contender, head, machine, median, serve, write_json
+from harness import Contender, chosen, head, machine, median, serve, write_json
 from train import SIZES
 
 TOKENS = 4096
@@ -65,7 +65,7 @@ def draw(results, file):
 @click.command(help=__doc__)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--dropout", type=float, default=0.1, show_default=True)
-@click.option("--only", default="", help="Only contenders whose name has this word.")
+@click.option("--only", multiple=True, help="Only those whose name has this word; may be given again.")
 @click.option("--plot", "picture", default=None, help="PNG of time and memory by length.")
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 @click.option("--child", "job", default=None, hidden=True)
@@ -76,10 +76,9 @@ def main(rounds, dropout, only, picture, file, job):
     click.echo(f"bench-small, dropout {dropout}, {TOKENS:,} tokens a batch, medians of {rounds} steps")
     click.echo(f"{'':34}{'ms/token':>9} {'of 64':>6} {'peak MB':>8}")
     results = {}
-    for name, (function, backend) in NAMES.items():
+    for name in chosen(NAMES, only):
+        function, backend = NAMES[name]
         for length in LENGTHS:
-            if only not in name:
-                continue
             command = [sys.executable, str(Path(__file__)), "--child", json.dumps([function, length, dropout])]
             try:
                 contender = Contender(name, command, {"KERAS_BACKEND": backend})

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from harness import forget_peak, head, machine, measure, median, serve, spread, status_mb, write_json
+from harness import chosen, forget_peak, head, machine, measure, median, serve, spread, status_mb, write_json
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 64, 64, 256, 32_000
 SMOOTHING = 0.1
@@ -174,7 +174,7 @@ def main(rounds, seconds, backends, file, child):
     click.echo(f"{ROWS * LENGTH} tokens x {VOCABULARY} entries x width {WIDTH}, float32, {rounds} rounds")
     click.echo(f"{'':26}{'ms':>7} {'spread':>7} {'of plain':>9} {'extra MB':>9} {'difference':>11}")
     results, lines = {}, []
-    for backend in backends.split(","):
+    for backend in chosen(BACKENDS, backends.split(",")):
         found = measure_backend(backend, rounds, seconds)
         results |= found
         base = found.get(f"{BACKENDS[backend]}, plain")

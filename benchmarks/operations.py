@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 import contenders
-from harness import head, machine, write_json
+from harness import chosen, head, machine, write_json
 from train import SIZES
 
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -134,7 +134,7 @@ def main(size, dropout, steps, backends, rows, file, backend):
         return
     click.echo(f"{head(machine())}; size {size}, dropout {dropout}, one core")
     results = {}
-    for name in backends.split(","):
+    for name in chosen(BACKENDS, backends.split(",")):
         command = [sys.executable, __file__, "--child", name, "--size", size]
         command += ["--dropout", str(dropout), "--steps", str(steps)]
         threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 import click
-from harness import Contender, head, machine, median, serve, spread, write_json
+from harness import Contender, chosen, head, machine, median, serve, spread, write_json
 
 SIZE = {"num_layers": 4, "d_model": 128, "num_heads": 4, "d_ff": 256}  # the preset tiny
 DROPOUT = 0.3
@@ -100,13 +100,13 @@ def imported_by_help():
 
 @click.command(help=__doc__)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--only", default="", help="Only starts whose name has one of these words (comma-separated).")
+@click.option("--only", multiple=True, help="Only those whose name has this word; may be given again.")
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 @click.option("--contender", "child", hidden=True)
 def main(rounds, only, file, child):
     if child:
         return contender(child)
-    names = [name for name in STARTS if any(word.strip() in name for word in only.split(","))]
+    names = chosen(STARTS, only)
     if SECOND in names and FIRST not in names:
         names.insert(names.index(SECOND), FIRST)
     results = {name: [] for name in [*names, "--help"]}

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import click
-from harness import head, machine, measure, median, spread, write_json
+from harness import chosen, head, machine, measure, median, spread, write_json
 
 SIZES = {  # benchmark sizes, not presets
     "small": {"num_layers": 3, "d_model": 256, "num_heads": 4, "d_ff": 1024},
@@ -46,7 +46,7 @@ GROUPS = {
             "keras-nlp layers, JAX",
             "JAX by hand",
         ],
-        ["ours, TensorFlow", "ours, PyTorch", "torch.nn.Transformer", "MarianMTModel", "JoeyNMT"],
+        ["ours, TensorFlow", "ours, JAX", "ours, PyTorch", "torch.nn.Transformer", "MarianMTModel", "JoeyNMT"],
         [
             "ours, TensorFlow",
             "ours, PyTorch",
@@ -103,9 +103,9 @@ def _best(results):
 @click.option("--json", "file", default=None, help="Where to write every measurement.")
 def main(size, rounds, seconds, dropout, only, file):
     click.echo(head(machine()))
-    groups = []
+    groups, meant = [], chosen(CONTENDERS, only)
     for group in GROUPS[size]:
-        names = [name for name in group if not only or any(_is_meant(name, words) for words in only)]
+        names = [name for name in group if name in meant]
         if names:
             results = measure(_commands(names, size, seconds, dropout), rounds, echo=click.echo)
             click.echo(f"size {size}, dropout {dropout}, {rounds} rounds")
@@ -113,10 +113,6 @@ def main(size, rounds, seconds, dropout, only, file):
             groups.append(results)
             if file:
                 write_json(file, "train", groups, size=size, dropout=dropout, flops_a_token=_flops_a_token(size))
-
-
-def _is_meant(name, words):
-    return words == name or (words in name and words not in CONTENDERS)
 
 
 def _commands(names, size, seconds, dropout):
@@ -136,7 +132,7 @@ def _flops_a_token(size):
 
 def report(results, size):
     """Prints a group's table and its ratios. The rate is of float32 products, so 16 bits have no share of it."""
-    rate = median(results["matrix products"], "flops")
+    rate = median(results["matrix products"], "flops") if "matrix products" in results else float("nan")
     results = {name: bursts for name, bursts in results.items() if name in CONTENDERS}
     click.echo(f"matrix products run at {rate / 1e9:.0f} GFLOP/s (float32)")
     click.echo(f"{'':34}{'tokens/s':>9} {'spread':>7} {'of rate':>8} {'peak MB':>8}")

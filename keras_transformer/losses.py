@@ -121,6 +121,9 @@ def projected_token_statistics(
         training: whether ``loss`` shall have a gradient, by hidden and table.
         chunk_size: rows projected at a time; None for as many as make 2**23 logits, 4096 at most.
 
+    Raises:
+        ValueError: chunk_size is no positive integer.
+
     Example:
 
     >>> import numpy as np
@@ -129,6 +132,7 @@ def projected_token_statistics(
     >>> round(float(projected_token_statistics(hidden, table, np.array([[1, 0]])).mean_loss), 4)
     1.3863
     """
+    _check_chunk_size(chunk_size)
     table = ops.reshape(
         table, table.shape
     )  # eager TensorFlow would hand a variable on as it is, which custom_gradient refuses
@@ -153,6 +157,11 @@ def projected_token_statistics(
 
     sums = ops.custom_gradient(score)(hidden, table) if training else score(hidden, table)
     return TokenStatistics(sums[0], sums[1], sums[2], ops.sum(weights))
+
+
+def _check_chunk_size(chunk_size):
+    if chunk_size is not None and (not isinstance(chunk_size, numbers.Integral) or chunk_size < 1):
+        raise ValueError(f"chunk_size must be an integer from 1, or None. Received: chunk_size={chunk_size!r}.")
 
 
 def _score_in_chunks(hidden, table, labels, weights, label_smoothing, chunk_size, training):
@@ -213,6 +222,9 @@ class SmoothedCrossentropy(keras.losses.Loss):
     Args:
         label_smoothing: e, in [0, 1).
         pad_id: the label that marks positions that do not count.
+        chunk_size: tokens whose logits exist at a time in ``fit`` and ``evaluate`` of a kt.Transformer; None for as many as make
+            2**23 logits (1,048 at V = 8,000), so that small batches are one chunk. As many as a batch has, or more, for all at
+            once.
 
     Call arguments:
         y_true: (B, T) integer labels.
@@ -223,7 +235,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
         A float32 scalar.
 
     Raises:
-        ValueError: label_smoothing outside [0, 1), or a reduction other than Keras's default.
+        ValueError: label_smoothing outside [0, 1), a chunk_size that is no positive integer, or a reduction that is not Keras's
+            default.
 
     Example:
 
@@ -235,7 +248,14 @@ class SmoothedCrossentropy(keras.losses.Loss):
     Reference: Szegedy et al. 2016, section 7.
     """
 
-    def __init__(self, label_smoothing: float = 0.1, pad_id: int = 0, name: str = "smoothed_crossentropy", **kwargs):
+    def __init__(
+        self,
+        label_smoothing: float = 0.1,
+        pad_id: int = 0,
+        chunk_size: int | None = None,
+        name: str = "smoothed_crossentropy",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         if self.reduction != "sum_over_batch_size":
             raise ValueError(
@@ -244,8 +264,10 @@ class SmoothedCrossentropy(keras.losses.Loss):
             )
         if not isinstance(label_smoothing, numbers.Real) or not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be a number in [0, 1). Received: {label_smoothing!r}.")
+        _check_chunk_size(chunk_size)
         self.label_smoothing = label_smoothing
         self.pad_id = pad_id
+        self.chunk_size = chunk_size
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Not Loss.__call__: its reduction divides by all positions, padding and zero weights included.
@@ -259,4 +281,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
         return statistics.mean_loss
 
     def get_config(self) -> dict:
-        return super().get_config() | {"label_smoothing": self.label_smoothing, "pad_id": self.pad_id}
+        return super().get_config() | {
+            "label_smoothing": self.label_smoothing,
+            "pad_id": self.pad_id,
+            "chunk_size": self.chunk_size,
+        }

@@ -259,6 +259,7 @@ class TokenTrainer(keras.Model):
             pad_id=self.pad_id,
             sample_weight=sample_weight,
             training=training,
+            chunk_size=self.loss.chunk_size,
         )
         added = sum(ops.sum(ops.cast(loss, "float32")) for loss in self.losses)
         loss = statistics.mean_loss + added

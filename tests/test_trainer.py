@@ -481,3 +481,42 @@ def test_a_subclass_makes_layers_of_its_own_in_build():
     assert logs == pytest.approx({name: expected[name] for name in logs}, rel=1e-4)
     model.train_on_batch(INPUTS, LABELS)
     assert np.abs(as_numpy(model.head.kernel) - before).max() > 0
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("float32", 1e-5), ("mixed_bfloat16", 5e-3)])
+def test_the_size_of_the_losss_chunks_changes_no_number(dtype, within):
+    """Eight chunks or one, through ``fit`` with accumulation and ``evaluate``; sums of bfloat16 differ in their third digit."""
+    found = []
+    for chunk_size in (5, 1000):
+        model = make_model(dropout=0.0, dtype=dtype)
+        optimizer = kt.AccumulateGradients(keras.optimizers.SGD(0.5, clipnorm=1.0), steps=2)
+        model.compile(optimizer, kt.SmoothedCrossentropy(0.1, chunk_size=chunk_size))
+        history = model.fit(INPUTS, LABELS, batch_size=4, epochs=3, shuffle=False, verbose=0).history
+        found.append([*history["loss"], *history["perplexity"], *model.evaluate(INPUTS, LABELS, verbose=0)])
+    np.testing.assert_allclose(found[0], found[1], rtol=within)
+    assert found[0][0] - found[0][2] > 0.01  # it has trained
+
+
+@pytest.mark.parametrize("chunk_size", [0, -3, 2.5])
+def test_an_impossible_size_of_chunks_is_refused(chunk_size):
+    with pytest.raises(
+        ValueError, match=f"chunk_size must be an integer from 1, or None. Received: chunk_size={chunk_size}"
+    ):
+        kt.SmoothedCrossentropy(chunk_size=chunk_size)
+
+
+def test_the_size_of_chunks_is_used_and_saved(monkeypatch):
+    from keras_transformer import losses
+
+    used, score = [], losses._score_in_chunks
+
+    def noted(*args):
+        used.append(args[5])
+        return score(*args)
+
+    monkeypatch.setattr(losses, "_score_in_chunks", noted)
+    loss = kt.SmoothedCrossentropy.from_config(kt.SmoothedCrossentropy(chunk_size=5).get_config())
+    model = make_model()
+    model.compile(loss=loss, run_eagerly=keras.backend.backend() != "jax")
+    model.train_on_batch(INPUTS, LABELS)
+    assert set(used) == {5}

@@ -142,6 +142,8 @@ def find_sampler(identifier):
         ) from None
     try:
         found = keras_nlp.samplers.get(json.loads(identifier) if identifier.lstrip().startswith("{") else identifier)
+        if not isinstance(found, keras_nlp.samplers.Sampler):
+            raise ValueError(f"it gives a {type(found).__name__}")
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
