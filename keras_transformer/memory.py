@@ -5,6 +5,7 @@ import dataclasses
 _BYTES = 4  # of float32
 _OPTIMIZER_SLOTS = 2  # Adam's moments
 _CHUNK_LOGITS = 2**23  # see losses.projected_token_statistics
+_LONGEST_WHOLE, _BLOCK = 512, 256  # see layers.blockwise
 
 
 class OutOfMemory(ValueError):
@@ -56,15 +57,16 @@ class StepMemory:
 
     def _activations(self):
         """Numbers kept for the gradient."""
-        heads = (
-            3 * self.batch_tokens * self.num_heads * self.length
-        )  # attention weights, before and after softmax and dropout
+        # Attention weights, before and after softmax and dropout; of long rows one block of queries at a time, which is not kept.
+        long = self.length > _LONGEST_WHOLE
+        weights = 3 * self.batch_tokens * self.num_heads * (_BLOCK if long else self.length)
+        heads, block = (0, weights) if long else (weights, 0)
         encoder = self.batch_tokens * (10 * self.d_model + 3 * self.d_ff) + heads
         decoder = self.batch_tokens * (18 * self.d_model + 3 * self.d_ff) + 2 * heads
         inputs = self.batch_tokens * self.d_model
         if self.remat:
-            return (self.num_layers + 2 * self.num_decoder_layers) * inputs + max(encoder, decoder)
-        return self.num_layers * encoder + self.num_decoder_layers * decoder
+            return (self.num_layers + 2 * self.num_decoder_layers) * inputs + max(encoder, decoder) + block
+        return self.num_layers * encoder + self.num_decoder_layers * decoder + block
 
 
 def step_memory(model, batch_tokens, length, accumulate=1):

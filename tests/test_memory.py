@@ -63,3 +63,10 @@ def test_a_run_that_does_not_fit_says_what_would(tmp_path, monkeypatch, error):
     error = ValueError("something else")
     with pytest.raises(ValueError, match="something else"):
         run.train(epochs=1)
+
+
+def test_long_rows_keep_no_attention_weights():
+    """As blockwise attention works: at eight times the length a batch of as many tokens takes no more."""
+    step = StepMemory(7_500_000, 256, 1024, 4, 3, 3, 8000, batch_tokens=4096, length=512)
+    assert dataclasses.replace(step, length=4096).bytes < step.bytes
+    assert dataclasses.replace(step, length=4096).bytes == dataclasses.replace(step, length=1024).bytes
