@@ -90,15 +90,13 @@ class Subject:
         return keras.utils.pad_sequences(rows, padding="post", value=self.tokenizer.pad_id)
 
     def optimizer(self):
-        """Adam under a tenth of the recipe's peak rate, reached halfway through the plan's steps.
+        """Adam under the recipe's schedule, from its first update on.
 
-        The recipe itself takes thousands of updates to its peak. Within 25 updates it makes one backend alone go another way when
-        its first weights change by 1e-7, so that two would be told apart by their rounding.
+        A warmup squeezed into the plan's steps, up to the peak, makes the rounding of a backend grow from one update to the next
+        until the curves have nothing in common.
         """
         recipe = get_preset(self._config["preset"] or "base")["recipe"]
-        d_model = self._config["d_model"]
-        peak = WarmupInverseSqrt(d_model, recipe["warmup_steps"], recipe["scale"]).peak
-        schedule = WarmupInverseSqrt.from_peak(peak / 10, d_model, max(self.plan.steps // 2, 1))
+        schedule = WarmupInverseSqrt(self._config["d_model"], recipe["warmup_steps"], recipe["scale"])
         return keras.optimizers.Adam(schedule, beta_1=0.9, beta_2=0.98, epsilon=1e-9, global_clipnorm=1.0)
 
 
