@@ -92,8 +92,8 @@ class Subject:
     def optimizer(self):
         """Adam under the recipe's schedule, from its first update on.
 
-        A warmup squeezed into the plan's steps, up to the peak, lets rounding grow from one update to the next: curves of the preset
-        tiny came apart by 0.1 nats.
+        A warmup squeezed into the plan's steps, up to the peak, lets rounding grow from one update to the next: curves of tiny came
+        apart by 0.1 nats.
         """
         recipe = get_preset(self._config["preset"] or "base")["recipe"]
         schedule = WarmupInverseSqrt(self._config["d_model"], recipe["warmup_steps"], recipe["scale"])
