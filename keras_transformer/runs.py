@@ -315,6 +315,7 @@ class Run:
             finally:
                 for callback in (progress, tensorboard):
                     callback.on_train_end()
+                checkpoints.release()
                 self.batches.close()
             self._save_translator_if_missing()
 

@@ -60,7 +60,7 @@ with FolderLock(sys.argv[1]):
 """
 
 
-def test_one_writer_and_a_dead_one_is_taken_over(tmp_path):
+def test_one_writer_and_a_dead_one_is_taken_over(tmp_path, monkeypatch):
     """The child imports the file layer alone, which is quick."""
     bare = "import sys, types; p = types.ModuleType('keras_transformer'); "
     bare += f"p.__path__ = {kt.__path__!r}; sys.modules['keras_transformer'] = p\n"
@@ -69,6 +69,10 @@ def test_one_writer_and_a_dead_one_is_taken_over(tmp_path):
         assert child.stdout.readline() == "held\n"
         with pytest.raises(FolderInUse, match=f"is in use: process {child.pid} on {os.uname().nodename} writes there"):
             FolderLock(tmp_path).__enter__()
+        with monkeypatch.context() as patch:  # as in two containers with one host name
+            patch.setattr(os, "getpid", lambda: child.pid)
+            with pytest.raises(FolderInUse):
+                FolderLock(tmp_path).__enter__()
     finally:
         child.kill()
         child.communicate()
