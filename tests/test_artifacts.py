@@ -107,6 +107,16 @@ def test_weights_with_a_sidecar(tmp_path):
     kt.load_weights(other, path)
     for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(7)
+    model.optimizer.variables[-1].assign(model.optimizer.variables[-1] + np.nan)
+    kt.save_weights(model, path)
+    other.compile()
+    with pytest.raises(kt.ArtifactError, match="holds numbers that are not finite. Give allow_non_finite=True"):
+        kt.load_weights(other, path)
+    assert int(other.optimizer.iterations) == 0
+    kt.load_weights(other, path, allow_non_finite=True)
+    assert int(other.optimizer.iterations) == 7
     larger = kt.Transformer(21, d_model=8, num_heads=2, num_layers=1)
     with pytest.raises(kt.ArtifactError, match="the weights do not fit the architecture"):
         kt.load_weights(larger, path)
