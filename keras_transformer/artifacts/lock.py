@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 LOCK_FILE = "lock.json"
-# (device, inode) of the lock files that this process has locked -> its pid, which a fork has not. The pid and host in the file do not
+# (device, inode) of the lock files that this process has locked -> its pid, which a fork has not. What stands in the file does not
 # tell: in two containers with one host name both are pid 1.
 _held = {}
 
