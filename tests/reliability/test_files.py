@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -369,6 +370,13 @@ def another_sidecar(content):
 
 LISTS = "[" + "[]," * 5_000_000 + "[]]"  # 15 MB, of which Python makes 350
 
+
+def another_version(folder, model):
+    path, load = make_saved_model(folder, model, None)
+    shutil.copytree(path / "1", path / "2")
+    return load
+
+
 HOSTILE = {
     "4 GB promised in a packed array": hostile_weights(promised),
     "4 GB promised in a plain array": hostile_weights(promised_whole),
@@ -426,6 +434,7 @@ HOSTILE = {
     "manifest without files": hostile_manifest(lambda body: body | {"files": {}}),
     "a link in place of a file": linked,
     "a pipe in place of a file": piped,
+    "a SavedModel that the manifest does not list": another_version,
     "a pickle in place of a tokenizer": hostile_translator("tokenizer.model", PICKLE),
     "a tokenizer of another vocabulary": hostile_translator(
         "tokenizer.model", kt.Tokenizer.train(["ab"], vocabulary_size=263).to_bytes()
