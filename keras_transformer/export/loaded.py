@@ -29,7 +29,7 @@ def load_saved_model(folder):
         What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
 
     Raises:
-        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or the newest version is not in the manifest.
+        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or the newest version is not listed.
         ValueError: the folder holds no SavedModel, or TensorFlow is not installed.
 
     Example:
