@@ -107,7 +107,8 @@ class Settings:
         """All of it as a dict, the preset's values in place of None."""
         values = dataclasses.asdict(self)
         recipe = get_preset(self.preset)["recipe"]
-        return values | {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
+        values |= {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
+        return values | {"dtype": self.dtype or keras.config.dtype_policy().name}
 
     @classmethod
     def read(cls, path):
@@ -374,7 +375,10 @@ class _BestTranslator(keras.callbacks.Callback):
         self.checkpoints = checkpoints
 
     def on_train_begin(self, logs=None):
-        for left in self.folder.glob(".translator-*"):  # of a kill while one was written
+        # What a kill has left while one was written: without the old one's name where a replacement takes two renames.
+        for left in sorted(self.folder.glob(".translator-*"), key=lambda path: not path.name.endswith("-old")):
+            if left.name.endswith("-old") and not (self.folder / "translator").exists():
+                left.rename(self.folder / "translator")
             shutil.rmtree(left, ignore_errors=True)
         # A kill may have come between checkpoint and translator.
         if self.checkpoints.history and not self.checkpoints.position:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import keras
@@ -57,21 +58,26 @@ def test_trained_enough_already(settings, tmp_path):
 
 def test_best_translator_stays(settings, tmp_path, monkeypatch):
     """The second epoch scores worse by a stand-in for BLEU: its model must not replace the first's."""
-    scores = iter([30.0, 20.0])
+    scores = iter([30.0, 20.0, 10.0])
     monkeypatch.setattr(
         "keras_transformer.callbacks.bleu.bleu", lambda *_: kt.evaluation.Score("BLEU", next(scores), "stand-in")
     )
     run = Run(tmp_path / "run", settings)
     run.train(epochs=1)
     best = kt.Translator.load(tmp_path / "run" / "translator").model.get_weights()
-    # As if a kill had come while it was written.
-    (tmp_path / "run" / "translator").rename(tmp_path / "run" / ".translator-a1b2")
+    shutil.rmtree(tmp_path / "run" / "translator")  # as if a kill had come before it was written
+    (tmp_path / "run" / ".translator-a1b2").mkdir()
     run = Run(tmp_path / "run", settings)
     run.train(epochs=2)
     assert not list((tmp_path / "run").glob(".translator-*"))
     for one, other in zip(best, kt.Translator.load(tmp_path / "run" / "translator").model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(best, run.model.get_weights(), strict=True))
+    (tmp_path / "run" / "translator").rename(tmp_path / "run" / ".translator-a1b2-old")  # a kill between two renames
+    run.train(epochs=3)
+    assert not list((tmp_path / "run").glob(".translator-*"))
+    for one, other in zip(best, kt.Translator.load(tmp_path / "run" / "translator").model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_monitored_must_be_there(settings, tmp_path):
@@ -172,7 +178,7 @@ def test_the_same_settings_may_be_written_otherwise(settings, tmp_path, monkeypa
     settings = dataclasses.replace(settings, batch_tokens=None)
     Run(tmp_path / "run", settings)
     monkeypatch.chdir(tmp_path)
-    Run(tmp_path / "run", dataclasses.replace(settings, source="train.en", batch_tokens=4096))
+    Run(tmp_path / "run", dataclasses.replace(settings, source="train.en", batch_tokens=4096, dtype="float32"))
 
 
 @pytest.mark.parametrize("name", ["batch_tokens", "vocabulary_size"])

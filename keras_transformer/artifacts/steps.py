@@ -26,6 +26,9 @@ WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
 _MOST_STATE = 2**25  # bytes: the history of 60,000 epochs
 _NAME = re.compile(r"step-(0|[1-9]\d{0,17})")
+_SET_ASIDE = re.compile(
+    r"\.step-(0|[1-9]\d{0,17})-.+-old"
+)  # where a replacement takes two renames, between them; see disk.py
 
 
 def write_step(folder, step, weights, training, state):
@@ -68,8 +71,10 @@ def write_step(folder, step, weights, training, state):
 
 def remove_unfinished(folder):
     """Removes what a kill has left of checkpoints that were being written or removed. The folder must have no other writer."""
+    kept = list_steps(folder)
     for path in Path(folder).glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_step(path):
@@ -109,9 +114,11 @@ def prune_steps(folder, keep, best=0, merit=None):
 
 
 def list_steps(folder):
-    """Paths of the checkpoints in a folder, the oldest first."""
-    found = [(int(match[1]), path) for path in Path(folder).glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    """Paths of the checkpoints in a folder, the oldest first; one that was set aside stands in for its successor."""
+    found = {}
+    for pattern, name in ((".step-*-old", _SET_ASIDE), ("step-*", _NAME)):
+        found |= {int(match[1]): path for path in Path(folder).glob(pattern) if (match := name.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
 
 
 def latest_step(folder):
