@@ -15,6 +15,7 @@ from keras_transformer.artifacts import (
     ArrayFile,
     FolderInUse,
     FolderLock,
+    disk,
     list_steps,
     prune_steps,
     write_arrays,
@@ -86,6 +87,15 @@ def test_a_damaged_checkpoint_does_not_stop_those_after_it(tmp_path):
     (tmp_path / "step-2" / "state.json").write_bytes(b"{")
     prune_steps(tmp_path, keep=1, best=1, merit=lambda state: state["score"])
     assert [path.name for path in list_steps(tmp_path)] == ["step-1", "step-2", "step-4"]
+
+
+def test_folders_on_the_way_are_brought_to_disk(tmp_path, monkeypatch):
+    """What a power cut leaves: a folder that is whole, in one that is not there, is lost."""
+    synced, to_disk = [], disk.to_disk
+    monkeypatch.setattr(disk, "to_disk", lambda path: (synced.append(str(path)), to_disk(path)))
+    write_step(tmp_path / "runs" / "a", 3, {}, {}, {})
+    above = [str(tmp_path), str(tmp_path / "runs"), str(tmp_path / "runs" / "a")]
+    assert [path for path in synced if path in above] == above
 
 
 def test_only_steps_are_checkpoints(tmp_path):

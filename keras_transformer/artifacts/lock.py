@@ -5,6 +5,8 @@ import os
 import socket
 from pathlib import Path
 
+from keras_transformer.artifacts.disk import make_folder
+
 LOCK_FILE = "lock.json"
 # (device, inode) of the lock files that this process has locked -> its pid, which a fork has not. What stands in the file does not
 # tell: in two containers with one host name both are pid 1.
@@ -47,7 +49,7 @@ class FolderLock:
             import fcntl
         except ImportError:
             return self
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         handle = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,8 +29,8 @@ def load_saved_model(folder):
         What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
 
     Raises:
-        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or the newest version is not listed.
-        ValueError: the folder holds no SavedModel, or TensorFlow is not installed.
+        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or no version is listed.
+        ValueError: TensorFlow is not installed.
 
     Example:
 
@@ -39,7 +39,7 @@ def load_saved_model(folder):
     files = verify_export(folder)
     version = newest_version(folder)
     if not version:
-        raise ValueError(f"{folder} holds no SavedModel. Expected what export_saved_model wrote.")
+        raise ArtifactError(folder, "it holds no SavedModel", "Expected what export_saved_model wrote.")
     if f"{version}/saved_model.pb" not in files:
         raise ArtifactError(
             Path(folder) / str(version), "the manifest does not list its saved_model.pb", "Remove it, or export anew."
