@@ -104,10 +104,10 @@ def _changes(step):
     if not step.remat:
         yield "remat=True", dataclasses.replace(step, remat=True)
     if not step.mixed:
-        yield "precision=mixed_bfloat16", dataclasses.replace(step, mixed=True)
+        yield "mixed_bfloat16", dataclasses.replace(step, mixed=True)
     if not (step.remat and step.mixed):
         both = dataclasses.replace(step, remat=True, mixed=True, batch_tokens=quarter, accumulate=4 * step.accumulate)
-        yield f"remat=True, precision=mixed_bfloat16, batch_tokens={quarter} and accumulate={both.accumulate}", both
+        yield f"remat=True, mixed_bfloat16, batch_tokens={quarter} and accumulate={both.accumulate}", both
 
 
 def _gb(size):

@@ -49,7 +49,6 @@ SETTINGS_FILE = "run.yaml"
 
 
 _FROM_RECIPE = ("batch_tokens", "vocabulary_size")
-_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,6 @@ class Settings:
         remat: whether training computes activations twice to save memory; see Transformer.
         separate_vocabularies: whether source and target get a vocabulary each, of vocabulary_size pieces; prepared text has what it
             was prepared with.
-        precision: Keras's dtype policy of the model: "float32", "mixed_bfloat16", "mixed_float16", ...; None for the global one.
     """
 
     source: str
@@ -83,14 +81,9 @@ class Settings:
     accumulate: int = 1
     remat: bool = False
     separate_vocabularies: bool = False
-    precision: str | None = None
 
     def __post_init__(self):
         get_preset(self.preset)
-        if self.precision not in (None, *_PRECISIONS):
-            raise ValueError(
-                f"precision must be one of {', '.join(_PRECISIONS)}. Received: precision={self.precision!r}."
-            )
         if (self.valid_source is None) != (self.valid_target is None):
             raise ValueError(
                 "Validation needs both sides. "
@@ -108,9 +101,8 @@ class Settings:
         return os.path.isdir(self.source)
 
     def filled(self):
-        """All of it as a dict, the preset's values and the global dtype policy in place of None."""
+        """All of it as a dict, the preset's values in place of None."""
         values = dataclasses.asdict(self)
-        values["precision"] = self.precision or keras.config.dtype_policy().name
         recipe = get_preset(self.preset)["recipe"]
         return values | {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
 
@@ -189,14 +181,9 @@ class Run:
         if isinstance(self.tokenizer, TokenizerPair):
             sizes |= {"source_vocabulary_size": self.tokenizer.source.vocabulary_size, "tie_embeddings": "decoder"}
         self.model = Transformer.from_preset(
-            settings.preset,
-            self.tokenizer.vocabulary_size,
-            seed=settings.seed,
-            remat=settings.remat,
-            dtype=filled["precision"],
-            **sizes,
+            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat, **sizes
         )
-        self.model.compile(auto_scale_loss=False)  # what scales the loss goes around the optimizers below, not within
+        self.model.compile()
         optimizer = self.model.optimizer
         if settings.accumulate > 1:
             optimizer = AccumulateGradients(optimizer, settings.accumulate)
@@ -209,8 +196,7 @@ class Run:
         if not begun:
             with FolderLock(self.folder):
                 write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
-                # The global policy is another process's to choose: what this run has must stand in its record.
-                dataclasses.replace(settings, precision=filled["precision"]).write(self.folder / SETTINGS_FILE)
+                settings.write(self.folder / SETTINGS_FILE)
 
     def _is_begun(self):
         """Whether the folder holds a run, which then must be one with these settings."""

@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -154,36 +153,7 @@ def test_nought_is_not_the_presets_value(settings, tmp_path, name):
         Run(tmp_path / "run", dataclasses.replace(settings, **{name: 0}))
 
 
-def test_precision_of_a_run_is_its_own(settings, tmp_path):
-    """Trained in it, with a scaled loss under accumulation in float16, kept by the translator; another is refused."""
-    half = dataclasses.replace(settings, precision="mixed_float16", accumulate=2)
-    run = Run(tmp_path / "run", half)
-    assert isinstance(run.model.optimizer, keras.optimizers.LossScaleOptimizer)
-    run.train(updates=2)
-    again = Run(tmp_path / "run", half)
-    assert again.updates == 2 and again.model.compute_dtype == "float16"
-    assert kt.Translator.load(tmp_path / "run" / "translator").model.compute_dtype == "float16"
-    with pytest.raises(ValueError, match=r"precision='mixed_float16'. Received: precision='float32'"):
-        Run(tmp_path / "run", dataclasses.replace(half, precision=None))
-
-
-def test_global_policy_is_recorded(settings, tmp_path):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        Run(tmp_path / "run", settings)
-    finally:
-        keras.config.set_dtype_policy(before)
-    assert Settings.read(tmp_path / "run" / "run.yaml").precision == "mixed_bfloat16"
-    with pytest.raises(ValueError, match=r"precision='mixed_bfloat16'. Received: precision='float32'"):
-        Run(tmp_path / "run", settings)
-
-
 def test_settings_that_cannot_be():
-    with pytest.raises(
-        ValueError, match="precision must be one of float32, mixed_bfloat16, .*Received: precision='int8'"
-    ):
-        Settings("a", "b", precision="int8")
     with pytest.raises(ValueError, match="No preset is called"):
         Settings("a", "b", preset="huge")
     with pytest.raises(ValueError, match="valid_source='c', valid_target=None"):

@@ -71,11 +71,6 @@ def _read_config(context, parameter, path):
 @click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that lay batches out ahead of time.")
 @click.option("--remat", is_flag=True, help="Computes activations twice, to save memory.")
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
-    help="Keras's dtype policy; 16-bit products train faster where the machine has them.",
-)
 @click.option("--keep", type=click.IntRange(1), default=2, help="Newest checkpoints that remain.")
 @click.option(
     "--best", type=click.IntRange(0), default=0, help="Best checkpoints by --monitor that remain beside them."
