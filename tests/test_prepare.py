@@ -161,6 +161,19 @@ def test_damaged_shards_are_refused(tmp_path, tokenizer):
         kt.Batches(tmp_path)
 
 
+def test_ids_of_another_tokenizer_are_no_ids_of_this_text(tmp_path, tokenizer):
+    """One of as many pieces, too: its ids are in range and mean something else."""
+    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", num_workers=0)
+    other = kt.Tokenizer.train([text[::-1] for text in corpus()[0]], vocabulary_size=tokenizer.vocabulary_size)
+    assert other.vocabulary_size == tokenizer.vocabulary_size and other != tokenizer
+    assert kt.Batches(tmp_path / "p", tokenizer=kt.Tokenizer.from_bytes(tokenizer.to_bytes())).num_pairs > 100
+    with pytest.raises(ValueError, match="was prepared with another tokenizer, .* Leave tokenizer out"):
+        kt.Batches(tmp_path / "p", tokenizer=other)
+    other.save(tmp_path / "p" / "tokenizer.model")
+    with pytest.raises(ValueError, match="is not the tokenizer that .* was prepared with. Put that one back"):
+        kt.Batches(tmp_path / "p")
+
+
 def test_what_it_was_made_from_and_how_is_recorded(tmp_path, tokenizer):
     for name, lines in zip(("a.en", "a.de"), corpus(), strict=True):
         (tmp_path / name).write_text("\n".join(lines) + "\n")

@@ -2,6 +2,7 @@
 
 import array
 import dataclasses
+import hashlib
 import itertools
 import os
 
@@ -11,7 +12,7 @@ from keras_transformer.text.corpus import Corpus, PairStream, none_left
 from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.foreign import as_tokenizer
 from keras_transformer.text.mixture import Mixture
-from keras_transformer.text.pair import source_tokenizer
+from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
 from keras_transformer.text.rows import RowsBuilder, Texts
 from keras_transformer.text.store import TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
@@ -108,13 +109,24 @@ def _encode(stream, tokenizer, sides, texts, keep_texts, first_line):
 
 def _prepared(folder, tokenizer):
     store = Store(folder)
-    if tokenizer is None:
-        tokenizer = load_tokenizer(os.path.join(folder, TOKENIZER))
-    if tokenizer.vocabulary_size != store.manifest["vocabulary_size"]:
+    own = _tokenizer_of(folder, store.manifest["tokenizer"])
+    tokenizer = own if tokenizer is None else as_tokenizer(tokenizer)
+    if tokenizer != own:
         raise ValueError(
-            f"{folder} was prepared with {store.manifest['vocabulary_size']} pieces. Received: a tokenizer of "
-            f"{tokenizer.vocabulary_size}. Leave tokenizer out: prepared text has its own."
+            f"{folder} was prepared with another tokenizer, of {vocabulary_sizes(own)} pieces. Received: one of "
+            f"{vocabulary_sizes(tokenizer)}. Leave tokenizer out: prepared text has its own."
         )
     counts = PairCounts(**store.manifest["counts"])
     texts = store.source_texts, store.target_texts
     return EncodedCorpus(tokenizer, store.source, store.target, counts, os.fspath(folder), texts[0].line, *texts)
+
+
+def _tokenizer_of(folder, sha256):
+    path = os.path.join(folder, TOKENIZER)
+    tokenizer = load_tokenizer(path)
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError(
+                f"{path} is not the tokenizer that {folder} was prepared with. Put that one back, or prepare into a new folder."
+            )
+    return tokenizer
