@@ -1,5 +1,6 @@
 """Prepared text: the same batches as from the text itself, gone on with after a kill, refused when it is not what it says."""
 
+import errno
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.text import Filters, PairStream, prepare
-from keras_transformer.text.store import Store, shard_name
+from keras_transformer.artifacts import LOCK_FILE, FolderLock
+from keras_transformer.text import Filters, Mixture, PairStream, prepare
+from keras_transformer.text.store import Store, damaged_shards, read_manifest, shard_name
 
 pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
@@ -135,6 +137,10 @@ def test_another_preparation_is_refused(tmp_path, tokenizer):
     other = kt.Tokenizer.train(target, vocabulary_size=280)
     with pytest.raises(ValueError, match="holds a preparation with tokenizer="):
         prepare(PairStream(source, target), other, tmp_path / "p")
+    with pytest.raises(ValueError, match=r"holds a preparation with text='\w+'\. Received: text='\w+'"):
+        prepare(PairStream(source, [*target[:-1], "a dog"]), tokenizer, tmp_path / "p", num_workers=0)
+    with pytest.raises(ValueError, match="comes as a PairStream. Received: a Mixture"):
+        prepare(Mixture([(source, target)]), tokenizer, tmp_path / "p")
     (tmp_path / "q").mkdir()
     (tmp_path / "q" / "thesis.txt").write_text("a")
     with pytest.raises(ValueError, match="holds other files"):
@@ -144,13 +150,11 @@ def test_another_preparation_is_refused(tmp_path, tokenizer):
 def test_damaged_shards_are_refused(tmp_path, tokenizer):
     folder = tmp_path / "p"
     prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=100, num_workers=0)
-    Store(folder, verify=True)
     shard = folder / shard_name(1)
     whole = shard.read_bytes()
     middle = len(whole) // 2
     shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
-    with pytest.raises(ValueError, match="is damaged: its checksum is another"):
-        Store(folder, verify=True)
+    assert damaged_shards(folder, read_manifest(folder)) == [shard_name(1)]
     shard.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=rf"must have {len(whole):,} bytes\. Found: {len(whole) - 1:,} bytes"):
         kt.Batches(folder)
@@ -159,6 +163,47 @@ def test_damaged_shards_are_refused(tmp_path, tokenizer):
         kt.Batches(folder)
     with pytest.raises(ValueError, match="holds no prepared text"):
         kt.Batches(tmp_path)
+
+
+def test_the_same_preparation_makes_damaged_shards_anew(tmp_path, tokenizer):
+    """As the errors advise: whole shards stay, a flipped bit is found by the checksum."""
+    folder = tmp_path / "p"
+    counts = prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=60, num_workers=0)
+    whole = files_of(folder)
+    (folder / shard_name(0)).unlink()
+    flipped = bytearray(whole[shard_name(2)])
+    flipped[len(flipped) // 2] ^= 4
+    (folder / shard_name(2)).write_bytes(flipped)
+    kept = (folder / shard_name(1)).stat().st_mtime_ns
+    assert prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=60, num_workers=0) == counts
+    assert files_of(folder) == whole and (folder / shard_name(1)).stat().st_mtime_ns == kept
+    assert kt.Batches(folder).num_pairs == counts.kept
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, tokenizer, monkeypatch):
+    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", shard_pairs=60, num_workers=0)
+
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("keras_transformer.text.store.os.open", refuse)
+    with pytest.raises(ValueError, match=r"Too many open files. All 4 shards are open at a time: .* \(ulimit -n\)"):
+        Store(tmp_path / "p")
+
+
+def test_two_preparations_of_one_folder_at_a_time(tmp_path, tokenizer):
+    """The second is refused before it writes anything; in a process of its own, for one process may lock twice."""
+    for name, lines in zip(("a.en", "a.de"), corpus(), strict=True):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    tokenizer.save(tmp_path / "t.model")
+    command = [sys.executable, "-m", "keras_transformer", "prepare", "--source", "a.en", "--target", "a.de"]
+    command += ["--tokenizer", "t.model", "--output", "p", "--workers", "0"]
+    with FolderLock(tmp_path / "p"):
+        child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert child.returncode == 1 and f"is in use: process {os.getpid()}" in child.stderr
+    assert [path.name for path in (tmp_path / "p").iterdir()] == [LOCK_FILE]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert kt.Batches(tmp_path / "p").num_pairs == 198
 
 
 def test_ids_of_another_tokenizer_are_no_ids_of_this_text(tmp_path, tokenizer):

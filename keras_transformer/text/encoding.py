@@ -14,13 +14,11 @@ from keras_transformer.text.foreign import as_tokenizer
 from keras_transformer.text.mixture import Mixture
 from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
 from keras_transformer.text.rows import RowsBuilder, Texts
-from keras_transformer.text.store import TOKENIZER, Store
+from keras_transformer.text.store import LINES, TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
 
 # Pairs cut into pieces at a time.
 _CHUNK = 8192
-# Lines of each corpus of a mixture count from a multiple of this.
-_LINES = 2**40
 
 
 @dataclasses.dataclass
@@ -63,14 +61,14 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     sides = [RowsBuilder(side.vocabulary_size) for side in (source_tokenizer(tokenizer), tokenizer)]
     texts, sizes, counts = (array.array("q"), [], []), [], PairCounts(0, 0)  # lines, sources, targets
     for number, stream in enumerate(streams):
-        size, corpus_counts = _encode(stream, tokenizer, sides, texts, keep_texts, number * _LINES)
+        size, corpus_counts = _encode(stream, tokenizer, sides, texts, keep_texts, number * LINES)
         sizes.append(size)
         counts = counts + corpus_counts
     if not sum(sizes):
         raise ValueError(none_left(streams[0]))
     name = " and ".join(dict.fromkeys(name for stream in streams for name in (stream.source_name, stream.target_name)))
     corpus = EncodedCorpus(
-        tokenizer, *(side.rows() for side in sides), counts, name, lambda pair: texts[0][pair] % _LINES
+        tokenizer, *(side.rows() for side in sides), counts, name, lambda pair: texts[0][pair] % LINES
     )
     if keep_texts:
         corpus.source_texts, corpus.target_texts = (Texts(side, texts[0]) for side in texts[1:])
@@ -118,7 +116,15 @@ def _prepared(folder, tokenizer):
         )
     counts = PairCounts(**store.manifest["counts"])
     texts = store.source_texts, store.target_texts
-    return EncodedCorpus(tokenizer, store.source, store.target, counts, os.fspath(folder), texts[0].line, *texts)
+    return EncodedCorpus(
+        tokenizer,
+        store.source,
+        store.target,
+        counts,
+        os.fspath(folder),
+        lambda pair: texts[0].line(pair) % LINES,
+        *texts,
+    )
 
 
 def _tokenizer_of(folder, sha256):
