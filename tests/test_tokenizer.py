@@ -142,6 +142,14 @@ def test_missing_file_is_named(tmp_path):
         assert str(error.value).endswith("Check the path.")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tsv.gz", "a.parquet"])
+def test_a_file_of_columns_is_no_text_to_learn_from(tmp_path, name):
+    """Of JSON it would learn braces and names."""
+    (tmp_path / name).write_text('{"source": "a dog", "target": "ein Hund"}\n')
+    with pytest.raises(ValueError, match=f"{name} holds source and target in columns, by its name. Give the texts"):
+        kt.Tokenizer.train(tmp_path / name)
+
+
 def test_errors_from_the_midst_of_the_text_keep_their_words(tmp_path):
     (tmp_path / "a").write_bytes(b"good\nsch\xf6n\n")
     with pytest.raises(ValueError) as error:
