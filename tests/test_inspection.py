@@ -49,6 +49,22 @@ def test_rates_and_coverage_against_a_count():
         assert source[-1] == target[-1] == "</s>"
 
 
+def test_ten_pairs_of_few_batches_and_no_trace_of_the_reading():
+    tokenizer = kt.Tokenizer.train(EN, vocabulary_size=280)
+    batches = kt.Batches(EN, DE, tokenizer, num_buckets=1)
+    batches.restore({"epoch": 2, "position": len(batches)})
+    state = batches.state()
+    assert len(batches) < 10
+    found = inspect_corpus(batches)
+    assert len(found.samples) == 10 and batches.state() == state == {"epoch": 3, "position": 0}
+    pieces = lambda text: tuple(tokenizer.pieces(tokenizer.encode(text, add_eos=True)))  # noqa: E731
+    assert {tuple(map(tuple, sides)) for sides in found.samples} <= {
+        (pieces(s), pieces(t)) for s, t in zip(EN, DE, strict=True)
+    }
+    few = kt.Batches(EN[:3], DE[:3], tokenizer, num_buckets=1, row_multiple=8)  # five rows of padding
+    assert len(inspect_corpus(few).samples) == 3 and inspect_corpus(few, num_samples=0).samples == []
+
+
 def run(*arguments):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
