@@ -117,6 +117,10 @@ def test_prepare_twice_and_train_on_it(files):
     assert run(*arguments, "--output", files / "p", "--shard-pairs", 10).splitlines()[-1] == said.splitlines()[-1]
     batches = kt.Batches(files / "p", batch_tokens=64)
     assert batches.num_pairs == 48
+    for other in (("--vocabulary-size", 285), ("--separate-vocabularies",)):  # silently the old ones, else
+        command = [*map(str, arguments), "--output", str(files / "p"), "--shard-pairs", "10", *map(str, other)]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1 and "holds a preparation with tokenizer=" in result.output
 
 
 @once
