@@ -296,7 +296,7 @@ class Batches(keras.utils.PyDataset):
     @contextlib.contextmanager
     def aside(self):
         """Within, a whole epoch can be read through by the way; it then goes on where it was."""
-        kept = dict(vars(self))
+        kept = {name: value for name, value in vars(self).items() if name != "_prefetch"}  # workers stay, or stay gone
         self.set_epoch(self.epoch)
         try:
             yield
