@@ -47,5 +47,7 @@ def tokenizer_from_bytes(content):
         about = json.loads(content)
         sides = [base64.b64decode(about[side]) for side in ("source", "target")] if about.get("kind") == "pair" else []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"The file of a tokenizer is damaged: {type(error).__name__} {error}. Write it again.") from None
+        raise ValueError(
+            f"The file of a tokenizer is damaged: {type(error).__name__} {error}. Write it again."
+        ) from None
     return TokenizerPair(*map(tokenizer_from_bytes, sides)) if sides else HuggingFaceTokenizer.from_bytes(content)
