@@ -67,6 +67,30 @@ def test_shards_give_the_batches_of_the_text(tmp_path, tokenizer, num_workers):
     )
 
 
+@pytest.mark.parametrize("sampling", [None, 0.1])
+def test_a_mixture_of_prepared_text_is_that_of_the_text(tmp_path, tokenizer, sampling):
+    """Prepared corpora stay on disk, and may stand beside text."""
+    texts = [corpus(80), corpus(30)]
+    for name, sides in zip("ab", texts, strict=True):
+        prepare(PairStream(*sides), tokenizer, tmp_path / name, shard_pairs=30, num_workers=0)
+    kwargs = {"weights": [1, 2]}, {"batch_tokens": 256, "seed": 3, "sampling": sampling}
+    expected = kt.Batches(Mixture([tuple(sides) for sides in texts], **kwargs[0]), None, tokenizer, **kwargs[1])
+    assert expected.num_pairs > 108  # the small one is repeated
+    folders = kt.Batches(Mixture([tmp_path / "a", tmp_path / "b"], **kwargs[0]), **kwargs[1], num_workers=1)
+    both = kt.Batches(Mixture([tmp_path / "a", tuple(texts[1])], **kwargs[0]), **kwargs[1])
+    try:
+        assert same(served(expected), served(folders)) and same(served(expected), served(both))
+        assert folders.lines(0, 0) == both.lines(0, 0) == expected.lines(0, 0)
+        assert folders.skipped == expected.skipped
+    finally:
+        folders.close()
+    if sampling is None:
+        other = kt.Tokenizer.train(texts[0][1], vocabulary_size=285)
+        prepare(PairStream(*texts[1]), other, tmp_path / "c", num_workers=0)
+        with pytest.raises(ValueError, match="c was prepared with another tokenizer"):
+            kt.Batches(Mixture([tmp_path / "a", tmp_path / "c"]))
+
+
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".arrow"}
 
