@@ -69,6 +69,12 @@ def prepare_with_beam(stream, tokenizer, folder, max_length=256, shard_pairs=100
 
     Raises:
         ValueError: as prepare; Apache Beam is not installed; the text is no files or shall lose its duplicates.
+
+    Example:
+
+        from apache_beam.options.pipeline_options import PipelineOptions
+        options = PipelineOptions(["--runner=DataflowRunner", "--project=...", "--region=...", "--temp_location=gs://..."])
+        prepare_with_beam(PairStream("train-*.en", "train-*.de"), tokenizer, "/mnt/shared/en-de", options=options)
     """
     beam = _module("apache_beam", "This preparation", "beam")
     if stream.filters is not None and stream.filters.duplicates:

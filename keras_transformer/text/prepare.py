@@ -86,6 +86,19 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     Raises:
         ValueError: the text is unfit, the folder holds other files or another preparation, or another process prepares there.
         WorkerError: a worker died, raised, or did not answer in time.
+
+    Example:
+
+    >>> import tempfile
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.text import PairStream, prepare
+    >>> texts = ["a dog runs", "a cat sleeps", " "]
+    >>> tokenizer = kt.Tokenizer.train(texts[:2], vocabulary_size=280)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(prepare(PairStream(texts, texts), tokenizer, folder, num_workers=0))
+    ...     kt.Batches(folder, batch_tokens=64).num_pairs
+    2 of 3 pairs kept; left out: 1 for empty
+    2
     """
     folder = Path(folder)
     recipe = recipe_of(stream, tokenizer, max_length, shard_pairs)
