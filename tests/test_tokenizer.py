@@ -401,8 +401,9 @@ def test_samples_depend_on_the_key_alone_and_follow_the_scores():
     shortest = min(map(len, ways))
     assert all(len(tokenizer.sample(text, key, alpha=0.0, most=shortest)) <= shortest for key in keys[:20])
     assert tokenizer.sample(text, keys[0], most=1) == usual  # none is so short
-    with pytest.raises(ValueError, match="alpha must be a number from 0"):
-        tokenizer.sample(text, keys[0], alpha=-1)
+    for wrong in (-1, float("inf"), float("nan"), "1"):
+        with pytest.raises(ValueError, match="alpha must be a number from 0"):
+            tokenizer.sample(text, keys[0], alpha=wrong)
 
 
 def test_shared_rows_find_each_piece():

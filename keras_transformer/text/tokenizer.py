@@ -4,6 +4,7 @@ Kudo and Richardson 2018, "SentencePiece".
 """
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -247,7 +248,7 @@ class Tokenizer:
 
         Reference: Kudo 2018, "Subword Regularization", section 3.3.
         """
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha >= 0:
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
             raise ValueError(f"alpha must be a number from 0. Received: {alpha!r}.")
         usual = self.encode(text)
         try:
