@@ -1,7 +1,10 @@
 """What ``inspect`` and ``prepare`` print is what is there."""
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -65,6 +68,10 @@ def test_ten_pairs_of_few_batches_and_no_trace_of_the_reading():
     assert len(inspect_corpus(few).samples) == 3 and inspect_corpus(few, num_samples=0).samples == []
 
 
+PACKED = "--packed-length", 128
+MULTI30K = Path(os.environ.get("KERAS_TRANSFORMER_MULTI30K") or Path(__file__).parents[2] / "shared/data/multi30k")
+
+
 def run(*arguments):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
@@ -121,6 +128,20 @@ def test_prepare_twice_and_train_on_it(files):
         command = [*map(str, arguments), "--output", str(files / "p"), "--shard-pairs", "10", *map(str, other)]
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 1 and "holds a preparation with tokenizer=" in result.output
+
+
+@once
+@pytest.mark.deep
+@pytest.mark.skipif(
+    not (MULTI30K / "train.de.gz").is_file(), reason="no Multi30k; KERAS_TRANSFORMER_MULTI30K names its folder"
+)
+def test_multi30k_is_padded_little(tmp_path):
+    text = ["--source", MULTI30K / "train.en.gz", "--target", MULTI30K / "train.de.gz"]
+    kt.Tokenizer.train(text[1::2]).save(tmp_path / "t.model")
+    for options, shapes, most in ((("--num-buckets", 8), 8, 16), (("--num-buckets", 16), 16, 10), (PACKED, 1, 3)):
+        said = run("inspect", *text, "--tokenizer", tmp_path / "t.model", *options)
+        assert "pairs: 29,000 kept; left out: none" in said and f" of {shapes} shapes" in said
+        assert float(re.search(r"padding share: ([\d.]+)%", said)[1]) < most
 
 
 @once
