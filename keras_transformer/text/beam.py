@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keras_transformer.text.corpus import PairStream, none_left
 from keras_transformer.text.filters import PairCounts
-from keras_transformer.text.formats import _module, is_standard_input, shards
+from keras_transformer.text.formats import is_standard_input, of_extra, shards
 from keras_transformer.text.prepare import (
     ShardWriter,
     chunks,
@@ -76,7 +76,7 @@ def prepare_with_beam(stream, tokenizer, folder, max_length=256, shard_pairs=100
         options = PipelineOptions(["--runner=DataflowRunner", "--project=...", "--region=...", "--temp_location=gs://..."])
         prepare_with_beam(PairStream("train-*.en", "train-*.de"), tokenizer, "/mnt/shared/en-de", options=options)
     """
-    beam = _module("apache_beam", "This preparation", "beam")
+    beam = of_extra("apache_beam", "This preparation", "beam")
     if stream.filters is not None and stream.filters.duplicates:
         raise ValueError(
             "Duplicates are found by one process that sees all text. Use prepare for it, or leave the filter out."

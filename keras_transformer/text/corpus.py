@@ -161,6 +161,11 @@ class PairStream:
             )
         return [_zipped(source, target) for source, target in zip(sources, targets, strict=True)]
 
+    @property
+    def names(self):
+        """Of all that is read, shard by shard: its source, its target, once where they are one file."""
+        return [name for part in self._parts for name in dict.fromkeys(part[:2])]
+
     def digest(self):
         """sha256 of the sides that are in memory, in hexadecimal digits; None where both are files, which their names tell."""
         if not self._in_memory:

@@ -134,7 +134,7 @@ def _decompressed(plain):
 
 @contextlib.contextmanager
 def _zstd(plain):
-    zstandard = _module("zstandard", "A zstd file", "data")
+    zstandard = of_extra("zstandard", "A zstd file", "data")
     try:
         yield io.BufferedReader(_Frames(plain, zstandard.ZstdDecompressor()), 2**20)
     except (zstandard.ZstdError, EOFError) as error:
@@ -293,8 +293,8 @@ def _path(column, names):
 
 
 def _parquet_rows(path, columns, skip_bad):
-    parquet = _module("pyarrow.parquet", "A Parquet file", "data")
-    arrow = _module("pyarrow", "A Parquet file", "data")
+    parquet = of_extra("pyarrow.parquet", "A Parquet file", "data")
+    arrow = of_extra("pyarrow", "A Parquet file", "data")
     name, number = name_of(path), 0
     try:
         with parquet.ParquetFile(path) as file:
@@ -322,7 +322,12 @@ def _parquet_rows(path, columns, skip_bad):
         raise ValueError(f"{name} is no readable Parquet file: {error}. Fetch or write it again.") from None
 
 
-def _module(name, what, extra):
+def of_extra(name, what, extra):
+    """The module of that name, which ``what`` needs.
+
+    Raises:
+        ValueError: it is not installed; names the extra that has it.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

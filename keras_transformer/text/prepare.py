@@ -198,7 +198,7 @@ def recipe_of(stream, tokenizer, max_length, shard_pairs):
         "format": 1,
         "source": stream.source_name,
         "target": stream.target_name,
-        "files": [_about_file(name) for part in stream._parts for name in dict.fromkeys(part[:2])],
+        "files": list(map(_about_file, stream.names)),
         "text": stream.digest(),
         "columns": list(stream.columns) if stream.columns else None,
         "filters": filters,

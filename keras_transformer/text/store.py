@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.text.formats import _module
+from keras_transformer.text.formats import of_extra
 
 MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
 # Where several corpora are one, the lines of each count from a multiple of this.
@@ -27,7 +27,7 @@ _WIDTHS = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}  # of ids
 
 
 def arrow():
-    return _module("pyarrow", "Prepared text", "data")
+    return of_extra("pyarrow", "Prepared text", "data")
 
 
 def shard_name(number):
