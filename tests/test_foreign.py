@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.text import as_tokenizer, load_tokenizer
+from keras_transformer.text import TokenizerPair, as_tokenizer, load_tokenizer
 from keras_transformer.text.foreign import KerasNlpTokenizer
 
 EN, DE = ["a dog runs", "a cat sleeps", "the dog sleeps"], ["ein Hund rennt", "eine Katze schläft", "der Hund schläft"]
@@ -70,10 +70,14 @@ def test_json_that_is_no_tokenizer_is_refused_by_name(tmp_path, content, told):
 
 def test_hugging_face_in_batches_and_through_a_saved_translator(hugging_face, tmp_path):
     tokenizer = as_tokenizer(hugging_face)
+    ours = kt.Tokenizer.train(EN, vocabulary_size=280)
     batches = kt.Batches(EN, DE, hugging_face, batch_tokens=128, num_buckets=1)
     assert batches.num_pairs == 3 and batches.tokenizer == tokenizer
     with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
         kt.Batches(EN, DE, hugging_face, sampling=0.1)
+    for pair in ((ours, tokenizer), (tokenizer, ours)):
+        with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
+            kt.Batches(EN, DE, TokenizerPair(*pair), sampling=0.1)
     texts = {tokenizer.decode(row) for row in batches[0][1]}
     assert texts - {""} == set(DE)
     model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, d_ff=8, seed=1)
