@@ -1,6 +1,7 @@
 """Prepared text: the same batches as from the text itself, gone on with after a kill, refused when it is not what it says."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -213,6 +214,19 @@ def test_more_shards_than_files_may_be_open(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr("keras_transformer.text.store.os.open", refuse)
     with pytest.raises(ValueError, match=r"Too many open files. All 4 shards are open at a time: .* \(ulimit -n\)"):
         Store(tmp_path / "p")
+
+
+def test_standard_input_may_bring_another_text(tmp_path, tokenizer, monkeypatch):
+    source, target = corpus()
+
+    def prepare_from_stdin():
+        content = "\n".join(source).encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+        return prepare(PairStream("-", target), tokenizer, tmp_path / "p", num_workers=0)
+
+    assert prepare_from_stdin().kept == 198
+    with pytest.raises(ValueError, match="nobody knows whether standard input brings the same text. Give a new folder"):
+        prepare_from_stdin()
 
 
 def test_two_preparations_of_one_folder_at_a_time(tmp_path, tokenizer):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from keras_transformer.text.corpus import PairStream, none_left
 from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.formats import is_standard_input
 from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.rows import RowsBuilder
 from keras_transformer.text.store import MANIFEST, TOKENIZER, damaged_shards, describe_shard, shard_name, write_shard
@@ -71,7 +72,7 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     """Prepares a corpus into a folder that kt.Batches reads; called again after it was broken off, it goes on.
 
     Args:
-        stream: PairStream; standard input cannot be gone on with.
+        stream: PairStream; one of standard input is prepared into a new folder, and cannot be gone on with.
         tokenizer: Tokenizer, or TokenizerPair.
         folder: a new folder, or one in which this preparation was begun. If it was finished, its shards are compared with their
             checksums, and those that are damaged or missing made anew.
@@ -102,6 +103,10 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     """
     folder = Path(folder)
     recipe = recipe_of(stream, tokenizer, max_length, shard_pairs)
+    if any(map(is_standard_input, (stream.source, stream.target))) and (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{folder} holds a preparation already, and nobody knows whether standard input brings the same text. Give a new folder."
+        )
     finished = finished_before(folder, recipe)
     if finished is not None:
         return finished
