@@ -37,6 +37,9 @@ def test_zstd_of_several_frames_and_a_cut_one(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(compress(b"one\ntw") + compress(b"o\n") + compress(b"") + compress(b"three"))
     assert list(read_lines(file)) == ["one", "two", "three"]
+    skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"  # as pzstd writes before each frame
+    file.write_bytes(skippable + compress(b"one\ntwo\n") + skippable + compress(b"three"))
+    assert list(read_lines(file)) == ["one", "two", "three"]
     whole = compress(text(EN) * 500)
     for content in (whole[:-5], compress(text(EN)) + whole[:20], b"\x28\xb5\x2f\xfd" + b"\xff" * 40):
         file.write_bytes(content)

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))  # pzstd begins with one
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Longer lines are no sentences but a file of another kind, which would be read into memory as one line.
 MOST_BYTES = 2**26
@@ -127,7 +128,7 @@ def _decompressed(plain):
     begin = plain.peek(4)
     if begin.startswith(_GZIP_MAGIC):
         return gzip.GzipFile(fileobj=plain)
-    if begin.startswith(_ZSTD_MAGIC):
+    if begin.startswith((_ZSTD_MAGIC, *_ZSTD_SKIPPABLE)):
         return _zstd(plain)
     return contextlib.nullcontext(plain)
 
