@@ -105,7 +105,7 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     recipe = recipe_of(stream, tokenizer, max_length, shard_pairs)
     if any(map(is_standard_input, (stream.source, stream.target))) and (folder / MANIFEST).is_file():
         raise ValueError(
-            f"{folder} holds a preparation already, and nobody knows whether standard input brings the same text. Give a new folder."
+            f"{folder} holds a preparation, and nobody knows whether standard input brings the same text. Give a new folder."
         )
     finished = finished_before(folder, recipe)
     if finished is not None:
