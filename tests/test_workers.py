@@ -1,6 +1,8 @@
 """Workers answer in order, whatever their number; their end, of any kind, is an error at once that leaves no process behind."""
 
 import inspect
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +83,15 @@ def test_a_worker_that_hangs_and_reads_no_more_is_given_up_too():
     with pytest.raises(WorkerError, match="did not answer within 1 seconds"):
         workers.next()
     assert gone(workers.pids)
+
+
+def test_signals_are_for_the_process_that_started_them():
+    """A terminal sends Ctrl-C to workers too, while training goes on to the end of its step and saves."""
+    with Workers(worker_jobs.double, 1) as workers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(workers.pids[0], number)
+        workers.ask(4)
+        assert workers.next(timeout=60) == 8
 
 
 def test_the_longest_wait_for_a_batch_is_below_ten_seconds():
