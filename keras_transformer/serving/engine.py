@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
 from keras_transformer.backend import compiled, compiles_each_shape
 from keras_transformer.decoding.scoring import ForcedDecoding
@@ -131,7 +132,7 @@ class TranslatorEngine(Engine):
 
     def _first_state(self, source):
         encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
-        return self.model.init_cache(encoder_output, 1, 2 * source.shape[1] + 10)
+        return self.model.init_cache(encoder_output, 1, 2 * ops.shape(source)[1] + 10)  # TensorFlow leaves the length open
 
     def _next_state(self, source, cache, token, step):
         return self.model.decode_step(token, cache, step, padding_mask(source, self.model.pad_id))
@@ -205,12 +206,8 @@ def padded_length(length: int) -> int:
 
 
 def _tensor(array):
-    from keras import ops
-
     return ops.convert_to_tensor(array, dtype="int32")
 
 
 def _array(tensor):
-    from keras import ops
-
     return ops.convert_to_numpy(tensor)
