@@ -46,8 +46,10 @@ def checked_ids(rows, tokenizer, max_pieces):
     for number, row in enumerate(rows):
         if not isinstance(row, list):
             raise Refused(422, f"Row {number} must be a list of ids.")
-        while row and row[-1] == tokenizer.pad_id:
-            row = row[:-1]
+        length = len(row)  # without padding; counted first, since a row may hold as many ids as a body has room for
+        while length and row[length - 1] == tokenizer.pad_id:
+            length -= 1
+        row = row[:length]
         if not row or row[-1] != tokenizer.eos_id or max(row) >= tokenizer.vocabulary_size or tokenizer.pad_id in row:
             raise Refused(
                 422,
