@@ -217,7 +217,7 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
         assert [reply["translations"][0]["text"] for reply in replies] == expected
         sums = np.sum(replies[0]["translations"][0]["hypotheses"][0]["attention"], axis=1)
         np.testing.assert_allclose(sums, 1, atol=1e-3)
-        for text, expected in zip(texts, greedy, strict=False):  # of other lengths: TensorFlow then leaves the length open
+        for text, expected in zip(texts, greedy, strict=False):  # of several lengths
             reply = client.post("/v1/translate/stream", json={"text": text})
             assert json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["text"] == expected
     translator.save(tmp_path / "run" / "translator")

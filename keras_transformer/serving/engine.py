@@ -132,7 +132,8 @@ class TranslatorEngine(Engine):
 
     def _first_state(self, source):
         encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
-        return self.model.init_cache(encoder_output, 1, 2 * ops.shape(source)[1] + 10)  # TensorFlow leaves the length open
+        length = 2 * ops.shape(source)[1] + 10  # source.shape is (1, None) once TensorFlow has met two lengths
+        return self.model.init_cache(encoder_output, 1, length)
 
     def _next_state(self, source, cache, token, step):
         return self.model.decode_step(token, cache, step, padding_mask(source, self.model.pad_id))
