@@ -160,7 +160,7 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
 
 
 def _add_failures(app):
-    """Every failure is {"error": reason}; what a model raises is told to the log, not to the world."""
+    """Every failure is {"error": reason}; those that the Gate tells are so too."""
 
     def failed(status, reason):
         return JSONResponse({"error": reason}, status, {"Retry-After": "1"} if status in (429, 503) else None)
@@ -168,9 +168,6 @@ def _add_failures(app):
     app.add_exception_handler(Refused, lambda request, error: failed(error.status, str(error)))
     app.add_exception_handler(Overloaded, lambda request, error: failed(429, str(error)))
     app.add_exception_handler(HTTPException, lambda request, error: failed(error.status_code, str(error.detail)))
-    app.add_exception_handler(
-        Exception, lambda request, error: failed(500, "The model failed; the server's log says how.")
-    )
     app.add_exception_handler(RequestValidationError, lambda request, error: failed(422, _first_error(error)))
 
 
@@ -194,7 +191,7 @@ def _add_translation(app, service):
 
     @app.post("/v1/translate/stream", responses=_FAILURES | {200: {"content": {"text/event-stream": {}}}})
     async def stream(request: schema.StreamRequest) -> Response:
-        """Translates one text greedily: server-sent events with the text so far, the last with done: true."""
+        """Translates one text greedily: server-sent events with the text so far, the last with done: true, or with error."""
         (source,) = service.sources([request.text])
         return StreamingResponse(_events(service, source), media_type="text/event-stream")
 
