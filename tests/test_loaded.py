@@ -84,6 +84,18 @@ def test_versions(tmp_path):
     assert newest_version(tmp_path) == 10
 
 
+def test_a_version_that_the_manifest_does_not_list_is_refused(tmp_path):
+    """As who puts the next version beside the first, for TensorFlow Serving: it would go by the first one's card."""
+    with new_export(tmp_path / "export") as new:
+        (new / "1").mkdir()
+        (new / "1" / "saved_model.pb").write_text("a program")
+        (new / "card.json").write_text("{}")
+    (tmp_path / "export" / "2").mkdir()
+    (tmp_path / "export" / "2" / "saved_model.pb").write_text("another")
+    with pytest.raises(ValueError, match=r"export/2 cannot be used: the manifest does not list it.* Take it out"):
+        load_saved_model(tmp_path / "export")
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="manifest.json is missing"):
         load_saved_model(tmp_path)
