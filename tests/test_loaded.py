@@ -24,7 +24,8 @@ def write_echo(folder):
 
     @tf.function(input_signature=[ids("source")])
     def serve(source):
-        return {"ids": source[:, None], "scores": tf.zeros((tf.shape(source)[0], 1))}
+        scores = tf.where(source[:, :1] == 9, float("nan"), 0.0)  # a source that begins with 9 is too much for it
+        return {"ids": source[:, None], "scores": scores}
 
     @tf.function(input_signature=[ids("source"), ids("labels")])
     def score(source, labels):
@@ -75,6 +76,11 @@ def test_steps_grow_their_cache_in_the_models_own_type(export):
     for step in range(3):
         logits, state = loaded.step(state, 2)
         assert logits.argmax() == step
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_no_blank_translation(export):
+    with pytest.raises(ValueError, match=r"logits are not finite for source rows \[1\]"):
+        LoadedSavedModel(export).search(np.array([[5, 6, 3], [9, 3, 0]]))
 
 
 def test_versions(tmp_path):

@@ -82,12 +82,18 @@ class Engine:
         return padded(rows, self.tokenizer.pad_id, self.few_shapes)
 
     def stream(self, source):
-        """Greedy search of one source as a generator of ids, eos the last unless the limit comes first."""
+        """Greedy search of one source as a generator of ids, eos the last unless the limit comes first.
+
+        Raises:
+            ValueError: logits are not finite.
+        """
         banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
         token, state = self.tokenizer.bos_id, self._start(self._padded([source]))
         for _ in range(2 * len(source) + 10):
             logits, state = self._step(state, token)
             logits = np.array(logits)
+            if not np.isfinite(logits.max()):  # NaN and infinity come through, as in a search
+                raise ValueError("The model's logits are not finite: its weights hold NaN or overflow.")
             logits[banned] = -np.inf
             token = int(logits.argmax())
             yield token
