@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import sentencepiece
 
-from keras_transformer.export.driver_command import length_divisor, run_command
+from keras_transformer.export.driver_command import check_files, length_divisor, run_command
 
 IMPOSSIBLE = -1e9  # the score of what must not be chosen
 
@@ -23,10 +23,14 @@ class Translator:
     Args:
         folder: of the export.
         providers: of onnxruntime: ["CUDAExecutionProvider", "CPUExecutionProvider"] for a GPU; None for the CPU.
+
+    Raises:
+        ValueError: a file is missing or not what was exported.
     """
 
     def __init__(self, folder, providers=None):
         folder = pathlib.Path(folder)
+        check_files(folder)
 
         def start(name):
             return onnxruntime.InferenceSession(str(folder / name), providers=providers or ["CPUExecutionProvider"])
