@@ -74,7 +74,7 @@ def export_saved_model(
 
     Raises:
         ValueError: TensorFlow is not installed, ``folder`` holds something else than an export, an argument of the
-            search is impossible, or the artefact does not answer as Python does.
+            search is impossible, the tokenizer cannot be saved as a file, or the artefact does not answer as Python does.
 
     Example:
 
@@ -93,12 +93,12 @@ def export_saved_model(
     text = isinstance(tokenizer, Tokenizer) and _has_tensorflow_text() if text is None else text
     options = {"search": search_options, "version": newest_version(folder) + 1, "text": text}
     with new_export(folder) as new:
+        if tokenizer is not None:
+            tokenizer.save(new / TOKENIZER_FILE)  # which not all can; known before the long work
         source = saved_model_check.sources(model, tokenizer, sentences)
         ids, scores = search(source)
         report = _write_anywhere(model, tokenizer, new, options, {"source": source, "ids": ids, "scores": scores})
         report["sentences_are"] = "given" if sentences else "made-up ids"
-        if tokenizer is not None:
-            tokenizer.save(new / TOKENIZER_FILE)
         use = _USE.format(version=options["version"], tokenizer=TOKENIZER_FILE)
         found = {"signature": DESCRIPTIONS, "search": search_options, "compared_with_python": report}
         write_card(new, model, "TensorFlow SavedModel", use, found | (facts or {}))
@@ -164,6 +164,8 @@ def _run_child(files, folder, options):
     command = [sys.executable, "-m", __name__, str(files), str(folder), json.dumps(options)]
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(paths)}
+    # No GPU: its memory is this process's, and TensorFlow rounds products to TF32 there, which the comparison would see.
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if child.returncode:
         raise ValueError(
