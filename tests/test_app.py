@@ -98,6 +98,12 @@ def test_limits_are_told_with_their_reason():
 
 
 @once
+def test_a_beam_that_the_engine_does_not_search_is_told_at_the_start():
+    with pytest.raises(ValueError, match="beam_size must be from 1 to 4 for this model. Received: 9"):
+        create_app(Backwards(), Settings(beam_size=9))
+
+
+@once
 def test_too_slow_and_too_many():
     def post():
         return client.post("/v1/translate", json={"texts": ["a dog"]})

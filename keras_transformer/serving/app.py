@@ -58,11 +58,19 @@ class Service:
         engine: an Engine.
         settings: Settings.
 
+    Raises:
+        ValueError: the engine does not search with as many hypotheses as the settings say. A SavedModel has its own beam.
+
     Attributes:
         draining: whether the server is about to stop; set it to refuse what comes and finish what is in progress.
     """
 
     def __init__(self, engine, settings):
+        sizes = engine.beam_sizes
+        if len(sizes) > 1 and settings.beam_size not in sizes:
+            raise ValueError(
+                f"beam_size must be from {sizes[0]} to {sizes[-1]} for this model. Received: {settings.beam_size}."
+            )
         self.engine = engine
         self.settings = settings
         self.metrics = Metrics()
@@ -131,6 +139,9 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
 
     Returns:
         FastAPI application; ``app.state.service`` is its Service.
+
+    Raises:
+        ValueError: the engine does not search with ``settings.beam_size`` hypotheses.
 
     Example:
 

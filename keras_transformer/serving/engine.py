@@ -116,7 +116,7 @@ class TranslatorEngine(Engine):
         model = translator.model
         known = {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
         card = known | (card or {})
-        sizes = range(1, max_beam_size + 1)
+        sizes = range(1, min(max_beam_size, model.vocabulary_size) + 1)
         super().__init__(translator.tokenizer, name, 1, card, sizes, few_shapes=compiles_each_shape())
         self.model = model
         self._searcher = functools.cache(self._new_searcher)
