@@ -128,3 +128,18 @@ def test_an_engine_that_fails_fails_its_batch_alone():
         return await batcher.search(SOURCES, 2)
 
     assert len(run(both, Failing())) == 4
+
+
+def test_an_engine_that_answers_too_little_stops_nobody_else():
+    from served_engine import Backwards
+
+    class Short(Backwards):
+        def search(self, sources, beam_size, only_best=False):
+            return super().search(sources, beam_size, only_best)[: None if beam_size == 2 else -1]
+
+    async def both(batcher):
+        with pytest.raises(ValueError, match="gave 3 answers for 4 sources"):
+            await batcher.search(SOURCES, 1)
+        return await batcher.search(SOURCES, 2)
+
+    assert len(run(both, Short())) == 4

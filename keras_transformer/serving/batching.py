@@ -126,6 +126,8 @@ class Batcher:
         try:
             sources, only_best = [item.source for item in batch], all(item.only_best for item in batch)
             found = await self.run(self.engine.search, sources, batch[0].beam_size, only_best)
+            if len(found) != len(batch):
+                raise ValueError(f"The engine gave {len(found)} answers for {len(batch)} sources.")
         except Exception as error:  # every request of the batch learns of it; the server goes on
             for item in batch:
                 if not item.answer.done():
