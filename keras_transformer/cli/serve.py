@@ -1,5 +1,7 @@
 """``keras-transformer serve``."""
 
+import contextlib
+
 import click
 
 from keras_transformer.cli.options import backend_option
@@ -57,6 +59,11 @@ def serve(run, backend, host, port, name, grace, **settings):
         app, host=host, port=port, timeout_graceful_shutdown=grace, log_level="warning", access_log=False
     )
     server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    click.echo(f"http://{host}:{socket.getsockname()[1]}/ translates with {run}. Ctrl-C or SIGTERM ends it.", err=True)
-    server.run(sockets=[socket])
+    with contextlib.closing(config.bind_socket()) as socket:
+        address = f"[{host}]" if ":" in host else host
+        click.echo(
+            f"http://{address}:{socket.getsockname()[1]}/ translates with {run}. Ctrl-C or SIGTERM ends it.", err=True
+        )
+        server.run(sockets=[socket])
+    if not server.started:
+        raise ValueError("The server could not start; its log above says why.")
