@@ -50,7 +50,11 @@ def server(run, *options, backend=None):
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         if reader is not None:
             reader.join()
         process.stderr.close()

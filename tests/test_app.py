@@ -1,8 +1,8 @@
 """The application over HTTP's words, around an engine without a model; and around real ones, compared with Python's answers."""
 
+import contextlib
 import json
 import threading
-import time
 
 import keras
 import numpy as np
@@ -103,36 +103,48 @@ def test_a_beam_that_the_engine_does_not_search_is_told_at_the_start():
         create_app(Backwards(), Settings(beam_size=9))
 
 
+@contextlib.contextmanager
+def busy(client, engine):
+    """While a request is held up in the engine: a list that gets its reply when the block has ended."""
+    replies = []
+    engine.may_go_on.clear()
+    first = threading.Thread(target=lambda: replies.append(client.post("/v1/translate", json={"texts": ["a dog"]})))
+    first.start()
+    assert engine.begun.wait(10)
+    try:
+        yield replies
+    finally:
+        engine.may_go_on.set()
+        first.join()
+
+
 @once
 def test_too_slow_and_too_many():
     def post():
         return client.post("/v1/translate", json={"texts": ["a dog"]})
 
-    with client_of(Backwards(0.5), timeout=0.1) as client:
+    engine = Backwards()
+    engine.may_go_on.clear()
+    with client_of(engine, timeout=0.1) as client:
         refused(post(), 503, "longer than 0.1 s")
         assert client.get("/healthz").status_code == 200
-    with client_of(Backwards(1.0), max_concurrency=1) as client:
-        first = threading.Thread(target=post)
-        first.start()
-        time.sleep(0.4)
-        reply = post()
-        refused(reply, 429, "1 requests are in progress already")
-        assert reply.headers["retry-after"] == "1"
-        first.join()
-        assert post().status_code == 200
+        engine.may_go_on.set()
+    engine = Backwards()
+    with client_of(engine, max_concurrency=1) as client:
+        with busy(client, engine) as replies:
+            reply = post()
+            refused(reply, 429, "1 requests are in progress already")
+            assert reply.headers["retry-after"] == "1"
+        assert replies[0].status_code == post().status_code == 200
 
 
 @once
 def test_a_stopping_server_finishes_and_refuses():
-    with client_of(Backwards(0.5)) as client:
-        replies = []
-        first = threading.Thread(target=lambda: replies.append(client.post("/v1/translate", json={"texts": ["a dog"]})))
-        first.start()
-        time.sleep(0.2)
+    engine = Backwards()
+    with client_of(engine) as client, busy(client, engine) as replies:
         client.app.state.service.draining = True
         refused(client.get("/healthz"), 503, "stopping")
         refused(client.post("/v1/translate", json={"texts": ["a dog"]}), 503, "The server is stopping")
-        first.join()
     assert replies[0].json()["translations"][0]["text"] == backwards("a dog")
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 import time
 
 import keras
@@ -52,25 +51,20 @@ def serve(scenario, engine, **settings):
 
 
 def test_what_a_client_asked_who_has_left_is_not_searched():
-    class Slow(Backwards):
-        def search(self, sources, beam_size, only_best=False):
-            begun.set()
-            go_on.wait(2)
-            return super().search(sources, beam_size, only_best)
-
     async def scenario(app):
         first = asyncio.ensure_future(ask(app, "/v1/translate", {"texts": ["a dog"]}))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(engine.begun.wait, 10)
         left = asyncio.Event()
         second = asyncio.ensure_future(ask(app, "/v1/translate", {"texts": ["two cats"]}, left))
         while not app.state.service.batcher.waiting:
             await asyncio.sleep(0.001)
         left.set()
         gone = await second
-        go_on.set()
+        engine.may_go_on.set()
         return gone[0], (await first)[0]
 
-    begun, go_on, engine = threading.Event(), threading.Event(), Slow()
+    engine = Backwards()
+    engine.may_go_on.clear()
     statuses, metrics = serve(scenario, engine)
     assert statuses == (499, 200) and engine.batches == [1]
     assert 'requests_total{path="/v1/translate",status="499"} 1.0' in metrics

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import keras
@@ -44,9 +43,12 @@ def test_a_process_translates_and_sigterm_drains():
             body = {"texts": [text], "beam_size": 1}
             replies.append(httpx.post(f"{address}/v1/translate", json=body, timeout=60))
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        time.sleep(0.5)
+        with httpx.Client() as watcher:
+            watcher.get(f"{address}/metrics")  # connects
+            thread = threading.Thread(target=ask)
+            thread.start()
+            while "sentences_waiting 1.0" not in watcher.get(f"{address}/metrics").text:
+                assert thread.is_alive()
         process.send_signal(signal.SIGTERM)
         thread.join()
         assert replies[0].json()["translations"][0]["text"] == VERBATIM[text]
