@@ -122,8 +122,12 @@ class Translator:
         }
 
     def _log_probabilities(self, logits):
-        """log p of the next token, (B W, V); pad and bos are never said."""
+        """log p of the next token, (B W, V); pad and bos are never said. ValueError where the logits are no numbers."""
         highest = logits.max(1, keepdims=True)
+        if not np.isfinite(highest).all():
+            raise ValueError(
+                "The model's logits are not finite: its weights overflow. Export the last good checkpoint."
+            )
         result = logits - highest - np.log(np.exp(logits - highest).sum(1, keepdims=True))
         result[:, [self.pad_id, self.bos_id]] = IMPOSSIBLE
         return result
