@@ -85,10 +85,12 @@ def test_lines_are_those_of_our_other_readers():
         read_texts(io.BytesIO(b"a\n\xff\n"))
 
 
-def test_what_a_user_can_mend_is_one_line(tmp_path):
+def test_what_a_user_can_mend_is_one_line():
     code = "from driver_command import run_command; run_command(None, '.')"
     folder = importlib.import_module("keras_transformer.export.driver_command").__file__.rpartition("/")[0]
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); {code}"]
     child = subprocess.run(command, input=b"\xff\n", capture_output=True, check=False)
     assert (child.returncode, child.stdout) == (1, b"")
     assert child.stderr == b"Error: Line 1 of the text is no UTF-8. Convert it first: iconv -t UTF-8.\n"
+    child = subprocess.run([*command, "--beam-size", "0"], input=b"", capture_output=True, check=False)
+    assert child.returncode == 2 and b"--beam-size must be at least 1. Received: 0." in child.stderr

@@ -53,9 +53,12 @@ def run_command(translator_class, folder):
     parser.add_argument("--beam-size", type=int, default=4)
     parser.add_argument("--length-penalty", type=float, default=0.6)
     arguments = parser.parse_args()
+    if arguments.beam_size < 1:
+        parser.error(f"--beam-size must be at least 1. Received: {arguments.beam_size}.")
     try:
         texts, translator = read_texts(sys.stdin.buffer), translator_class(pathlib.Path(folder))
+        translations = translator.translate(texts, arguments.beam_size, arguments.length_penalty)
     except ValueError as error:
         sys.exit(f"Error: {error}")
-    for translation in translator.translate(texts, arguments.beam_size, arguments.length_penalty):
+    for translation in translations:
         sys.stdout.buffer.write(translation.replace("\n", " ").encode("utf-8") + b"\n")
