@@ -251,6 +251,26 @@ def test_a_tokenizer_that_cannot_be_saved_is_told_before_the_search(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+@needs_tensorflow
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="does not depend on the backend")
+def test_a_model_of_16_bits_is_exported_in_float32(monkeypatch, tmp_path):
+    """In bfloat16 scores differ by more between two backends than between two translations."""
+
+    def write(model, tokenizer, folder, options, expected):
+        written.append((model, expected))
+        return {}
+
+    written = []
+    monkeypatch.setattr(saved_model_module, "_write_anywhere", write)
+    model = make_model(dtype="mixed_bfloat16")
+    export_saved_model(model, None, tmp_path / "export", beam_size=2, max_length=3)
+    ((copy, expected),) = written
+    assert (model.compute_dtype, copy.compute_dtype) == ("bfloat16", "float32")
+    ids, scores = BeamSearch(MODEL, 2, max_length=3)(expected["source"])  # of the same weights
+    np.testing.assert_array_equal(expected["ids"], ids)
+    np.testing.assert_allclose(expected["scores"], scores, rtol=1e-5)
+
+
 def test_the_child_process_sees_no_gpu(monkeypatch, tmp_path):
     def run(command, env, **options):
         environment.update(env)

@@ -17,6 +17,7 @@ import click
 import keras
 import numpy as np
 
+from keras_transformer.decoding.precision import at_precision
 from keras_transformer.decoding.search import BeamSearch
 from keras_transformer.export import saved_model_check
 from keras_transformer.export.card import write_card
@@ -54,7 +55,7 @@ def export_saved_model(
     warm-up requests. Its signatures are those of export.signatures: ``serving_default`` takes ``source`` (B, S) int32, rows
     ended by eos and filled up with pad, any B and S, and gives ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W)
     float32; ``encode``, ``decode_step`` and ``score`` are its parts. Plain TensorFlow loads it; this package and Keras are not
-    needed.
+    needed. It computes in float32, whatever policy the model was trained under.
 
     Before it returns, the artefact is loaded and compared with decoding in Python, on the backend that is active, for 50
     sentences; what was compared is written on the card, and a difference is an error. A failed export leaves nothing behind, and
@@ -89,6 +90,8 @@ def export_saved_model(
     if tokenizer is not None or text or sentences:
         checked_tokenizer(model, tokenizer, "A SavedModel of texts", sentencepiece=bool(text))
     search_options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
+    if model.compute_dtype != "float32":  # in 16 bits two backends find other translations
+        model = at_precision(model, "float32")
     search = BeamSearch(model, **search_options)  # raises for impossible options before the long work
     text = isinstance(tokenizer, Tokenizer) and _has_tensorflow_text() if text is None else text
     options = {"search": search_options, "version": newest_version(folder) + 1, "text": text}
