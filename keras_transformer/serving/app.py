@@ -65,7 +65,7 @@ class Service:
         draining: whether the server is about to stop; set it to refuse what comes and finish what is in progress.
     """
 
-    def __init__(self, engine, settings):
+    def __init__(self, engine: Engine, settings: Settings):
         sizes = engine.beam_sizes
         if len(sizes) > 1 and settings.beam_size not in sizes:
             raise ValueError(
@@ -79,7 +79,7 @@ class Service:
             engine, settings.batch_tokens, settings.batch_delay, settings.max_waiting_tokens, self.metrics.count_batch
         )
 
-    def beam_size(self, wanted, num_hypotheses=1):
+    def beam_size(self, wanted: int | None, num_hypotheses: int = 1) -> int:
         """The beam of a request, checked."""
         sizes = self.engine.beam_sizes
         size = wanted if wanted is not None else min(max(self.settings.beam_size, num_hypotheses, sizes[0]), sizes[-1])
@@ -90,7 +90,7 @@ class Service:
             raise Refused(422, f"num_hypotheses must not exceed the beam, which is {size}. Received: {num_hypotheses}.")
         return size
 
-    def sources(self, texts):
+    def sources(self, texts: list[str]) -> list:
         """Ids of each text, [] for a blank one, checked for their length."""
         if len(texts) > self.settings.max_texts:
             raise Refused(422, f"A request may have {self.settings.max_texts} texts. Received: {len(texts)}.")
@@ -109,12 +109,12 @@ class Service:
             sources.append(source)
         return sources
 
-    async def search(self, sources, beam_size, only_best=False):
+    async def search(self, sources: list, beam_size: int, only_best: bool = False) -> list:
         """The hypotheses of each source; none for a blank one."""
         found = iter(await self.batcher.search([source for source in sources if source], beam_size, only_best))
         return [next(found) if source else [] for source in sources]
 
-    async def translation(self, source, hypotheses, count, with_attention):
+    async def translation(self, source: list, hypotheses: list, count: int, with_attention: bool) -> schema.Translation:
         """One text's part of the reply."""
         tokenizer = self.engine.tokenizer
         found = [(ids, score) for ids, score in hypotheses[:count] if score > _NO_SCORE]

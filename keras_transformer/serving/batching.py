@@ -8,8 +8,9 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
+from collections.abc import Callable
 
-from keras_transformer.serving.engine import padded_length
+from keras_transformer.serving.engine import Engine, padded_length
 
 
 class Overloaded(Exception):
@@ -40,7 +41,14 @@ class Batcher:
         on_batch: called with the number of sentences of each batch.
     """
 
-    def __init__(self, engine, batch_tokens=4096, delay=0.005, max_waiting_tokens=65536, on_batch=lambda size: None):
+    def __init__(
+        self,
+        engine: Engine,
+        batch_tokens: int = 4096,
+        delay: float = 0.005,
+        max_waiting_tokens: int = 65536,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ):
         self.engine = engine
         self.batch_tokens = batch_tokens
         self.delay = delay
@@ -54,15 +62,15 @@ class Batcher:
         self._searching = False
 
     @property
-    def waiting(self):
+    def waiting(self) -> int:
         """Sentences that wait."""
         return len(self._waiting)
 
-    def start(self):
+    def start(self) -> None:
         """Begins to work, in the running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._work())
 
-    async def stop(self):
+    async def stop(self) -> None:
         """Finishes what waits, then ends."""
         while self._waiting or self._searching:
             await asyncio.sleep(0.01)
@@ -70,7 +78,7 @@ class Batcher:
         await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
-    async def search(self, sources, beam_size, only_best=False):
+    async def search(self, sources: list, beam_size: int, only_best: bool = False) -> list:
         """Engine.search of these sources, together with those of others; with ``only_best`` the others may ask for more.
 
         Raises:
@@ -90,7 +98,7 @@ class Batcher:
                 item.answer.cancel()
             raise
 
-    async def run(self, function, *arguments):
+    async def run(self, function: Callable, *arguments):
         """``function(*arguments)`` in the engine's thread, between two batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 

@@ -5,6 +5,7 @@ All that the HTTP side knows of translating is here: whoever adds a kind of mode
 
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class Engine:
         few_shapes: whether batches are filled up to a short ladder of sizes, because each shape costs a compilation.
     """
 
-    def __init__(self, tokenizer, name, version, card, beam_sizes, few_shapes=False):
+    def __init__(self, tokenizer, name: str, version: int, card: dict, beam_sizes: range, few_shapes: bool = False):
         self.tokenizer = tokenizer
         self.source_tokenizer = source_tokenizer(tokenizer)
         self.name = name
@@ -43,7 +44,7 @@ class Engine:
         self.beam_sizes = beam_sizes
         self.few_shapes = few_shapes
 
-    def search(self, sources, beam_size, only_best=False):
+    def search(self, sources: list, beam_size: int, only_best: bool = False) -> list:
         """Translates sources together.
 
         Args:
@@ -62,12 +63,12 @@ class Engine:
             for rows, scored in zip(ids[: len(sources)], scores[: len(sources)], strict=True)
         ]
 
-    def attention(self, source, hypotheses):
+    def attention(self, source: list, hypotheses: list) -> list:
         """For each token of each hypothesis how much it looked at each of ``source``: a list of (T, S), rows sum to 1."""
         weights = self._attention(self._padded([source] * len(hypotheses)), self._padded(hypotheses))
         return [one[: len(ids), : len(source)] for one, ids in zip(weights, hypotheses, strict=False)]
 
-    def warm_up(self, beam_size):
+    def warm_up(self, beam_size: int) -> None:
         """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls."""
         for sources in (
             [[self.tokenizer.eos_id]],
@@ -81,7 +82,7 @@ class Engine:
     def _padded(self, rows):
         return padded(rows, self.tokenizer.pad_id, self.few_shapes)
 
-    def stream(self, source):
+    def stream(self, source: list) -> Iterator[int]:
         """Greedy search of one source as a generator of ids, eos the last unless the limit comes first.
 
         Raises:
@@ -112,7 +113,14 @@ class TranslatorEngine(Engine):
         length_penalty: see decoding.BeamSearch.
     """
 
-    def __init__(self, translator, name="translator", card=None, max_beam_size=8, length_penalty=0.6):
+    def __init__(
+        self,
+        translator: Translator,
+        name: str = "translator",
+        card: dict | None = None,
+        max_beam_size: int = 8,
+        length_penalty: float = 0.6,
+    ):
         model = translator.model
         known = {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
         card = known | (card or {})
@@ -161,7 +169,7 @@ class SavedModelEngine(Engine):
         name: under which it is served.
     """
 
-    def __init__(self, loaded, name="translator"):
+    def __init__(self, loaded: LoadedSavedModel, name: str = "translator"):
         width = loaded.card["search"]["beam_size"]
         super().__init__(loaded.tokenizer, name, loaded.version, loaded.card, range(width, width + 1))
         self._search = lambda source, beam_size, only_best: loaded.search(source)

@@ -8,6 +8,10 @@ import asyncio
 import hmac
 import json
 import time
+from collections.abc import Callable
+
+from keras_transformer.serving.metrics import Metrics
+from keras_transformer.serving.settings import Settings
 
 _OPEN = ("/healthz", "/metrics")  # answered whatever the load, and without a key: they are for the machine room
 
@@ -20,7 +24,7 @@ class Refused(Exception):
         reason: for whoever sent it.
     """
 
-    def __init__(self, status, reason):
+    def __init__(self, status: int, reason: str):
         super().__init__(reason)
         self.status = status
 
@@ -35,7 +39,7 @@ class Gate:
         is_draining: called for whether the server is about to stop.
     """
 
-    def __init__(self, app, settings, metrics, is_draining):
+    def __init__(self, app, settings: Settings, metrics: Metrics, is_draining: Callable[[], bool]):
         self.app = app
         self.settings = settings
         self.metrics = metrics
