@@ -271,6 +271,26 @@ def test_a_model_of_16_bits_is_exported_in_float32(monkeypatch, tmp_path):
     np.testing.assert_allclose(expected["scores"], scores, rtol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX takes fewer bits by itself, on a GPU or TPU")
+def test_jax_searches_at_full_precision_for_the_comparison(monkeypatch, tmp_path):
+    import jax
+
+    class Search:
+        def __init__(self, model, **options):
+            pass
+
+        def __call__(self, source):
+            precisions.append(jax.config.jax_default_matmul_precision)
+            return np.zeros((len(source), 1, 1), "int32"), np.zeros((len(source), 1), "float32")
+
+    precisions = []
+    monkeypatch.setattr(saved_model_module, "_check_installed", lambda text: None)
+    monkeypatch.setattr(saved_model_module, "BeamSearch", Search)
+    monkeypatch.setattr(saved_model_module, "_write_anywhere", lambda *arguments: {})
+    export_saved_model(MODEL, None, tmp_path / "export")
+    assert precisions == ["highest"] and jax.config.jax_default_matmul_precision is None
+
+
 def test_the_child_process_sees_no_gpu(monkeypatch, tmp_path):
     def run(command, env, **options):
         environment.update(env)

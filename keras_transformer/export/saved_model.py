@@ -4,6 +4,7 @@ Written by TensorFlow in any case. From JAX and PyTorch the weights go through f
 TensorFlow backend: JAX's own conversion is an opaque call for one platform, and PyTorch has none.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -99,12 +100,22 @@ def export_saved_model(
         if tokenizer is not None:
             tokenizer.save(new / TOKENIZER_FILE)  # which not all can; known before the long work
         source = saved_model_check.sources(model, tokenizer, sentences)
-        ids, scores = search(source)
+        with _full_precision():
+            ids, scores = search(source)
         report = _write_anywhere(model, tokenizer, new, options, {"source": source, "ids": ids, "scores": scores})
         report["sentences_are"] = "given" if sentences else "made-up ids"
         use = _USE.format(version=options["version"], tokenizer=TOKENIZER_FILE)
         found = {"signature": DESCRIPTIONS, "search": search_options, "compared_with_python": report}
         write_card(new, model, "TensorFlow SavedModel", use, found | (facts or {}))
+
+
+def _full_precision():
+    """Inside it JAX multiplies float32 as float32: on a GPU or TPU it takes fewer bits by itself, and the comparison would see that."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.default_matmul_precision("highest")
 
 
 def _check_installed(text):
