@@ -110,7 +110,7 @@ def export_saved_model(
 
 
 def _full_precision():
-    """Inside it JAX multiplies float32 as float32: on a GPU or TPU it takes fewer bits by itself, and the comparison would see that."""
+    """Inside it JAX multiplies float32 as float32; by itself it takes fewer bits on a GPU or TPU, and the comparison sees it."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
     import jax
