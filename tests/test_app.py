@@ -60,6 +60,21 @@ def test_attention_has_a_row_a_piece(client):
 
 
 @once
+def test_words_are_aligned_with_what_they_looked_at_most():
+    class Looking(Backwards):
+        def attention(self, source, hypotheses):
+            """Each piece looks at the one it is, which stands as far from the end as it from the beginning."""
+            return [np.eye(len(source))[[*range(len(source) - 2, -1, -1), -1]] for _ in hypotheses]
+
+    with client_of(Looking()) as client:
+        (one,) = client.post("/v1/translate", json={"texts": ["two cats"], "attention": True}).json()["translations"]
+    hypothesis = one["hypotheses"][0]
+    assert hypothesis["text"] == "stac owt "  # three words: the mark of a word's beginning is a piece of its own
+    assert hypothesis["alignment"] == [[1, 0], [0, 1], [0, 2]]
+    assert hypothesis["attention"][0] == [0.0] * 8 + [1.0, 0.0]
+
+
+@once
 def test_stream_sends_the_text_as_it_grows(client):
     reply = client.post("/v1/translate/stream", json={"text": "a dog runs"})
     assert reply.headers["content-type"].startswith("text/event-stream")

@@ -1,6 +1,6 @@
 """The HTTP application: what each address answers.
 
-POST /v1/translate                texts -> translations, n-best, scores, attention
+POST /v1/translate                texts -> translations, n-best, scores, attention, alignment
 POST /v1/translate/stream         one text, greedily, an event a piece
 POST /v1/models/NAME:predict      as TensorFlow Serving's REST API
 GET  /v1/models/NAME              as there: whether the model is available
@@ -13,12 +13,14 @@ import contextlib
 import json
 from pathlib import Path
 
+import numpy as np
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from keras_transformer._version import __version__
+from keras_transformer.decoding.hypotheses import align_words
 from keras_transformer.serving import predict, schema
 from keras_transformer.serving.batching import Batcher, Overloaded
 from keras_transformer.serving.engine import Engine
@@ -125,8 +127,9 @@ class Service:
             translation.source_pieces = self.engine.source_tokenizer.pieces(source)
             attention = await self.batcher.run(self.engine.attention, source, rows)
             for hypothesis, ids, weights in zip(shown, rows, attention, strict=True):
-                hypothesis.attention = [[round(float(x), 4) for x in row] for row in weights]
+                hypothesis.attention = np.round(np.asarray(weights, "float64"), 4).tolist()
                 hypothesis.pieces = tokenizer.pieces(ids)
+                hypothesis.alignment = align_words(weights, translation.source_pieces, hypothesis.pieces)
         return translation
 
 

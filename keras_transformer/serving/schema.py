@@ -20,7 +20,9 @@ class TranslateRequest(BaseModel):
     )
     beam_size: StrictInt | None = Field(None, ge=1, description="Hypotheses searched; null for the server's.")
     num_hypotheses: StrictInt = Field(1, ge=1, description="How many to return of them, best first.")
-    attention: StrictBool = Field(False, description="Whether to return pieces and the attention between them.")
+    attention: StrictBool = Field(
+        False, description="Whether to return pieces, the attention between them, and the alignment of words."
+    )
 
 
 class Hypothesis(BaseModel):
@@ -31,6 +33,9 @@ class Hypothesis(BaseModel):
     pieces: list[str] | None = Field(None, description="Of the translation, the end of the sentence included.")
     attention: list[list[float]] | None = Field(
         None, description="For each piece, how much it looked at each source piece."
+    )
+    alignment: list[tuple[int, int]] | None = Field(
+        None, description="For each word, counted from 0: the source word that it looked at most, and itself."
     )
 
 
