@@ -96,6 +96,7 @@ def test_more_than_may_wait_is_refused_and_a_request_that_ended_is_not_searched(
             await batcher.search(SOURCES * 3, 4)
         ended.cancel()
         await asyncio.sleep(0.01)
+        assert batcher.waiting == 0  # nor does it count any more
         last = asyncio.ensure_future(batcher.search([SOURCES[2]], 1))
         engine.may_go_on.set()
         return await first, await last

@@ -7,6 +7,7 @@ Since a search treats each row of a batch alone, who travels together changes no
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -96,6 +97,8 @@ class Batcher:
         except BaseException:  # the request ended: nobody reads the rest
             for item in items:
                 item.answer.cancel()
+                with contextlib.suppress(ValueError):  # it may be searched already
+                    self._waiting.remove(item)
             raise
 
     async def run(self, function: Callable, *arguments):
@@ -115,8 +118,6 @@ class Batcher:
         batch, longest, passed = [], 0, []
         while self._waiting:
             item = self._waiting.popleft()
-            if item.answer.done():  # its request ended
-                continue
             length = max(longest, item.tokens)
             if batch and (item.beam_size != batch[0].beam_size or length * (len(batch) + 1) > self.batch_tokens):
                 passed.append(item)
