@@ -118,6 +118,8 @@ class Batcher:
         batch, longest, passed = [], 0, []
         while self._waiting:
             item = self._waiting.popleft()
+            if item.answer.done():  # its request ends at this moment
+                continue
             length = max(longest, item.tokens)
             if batch and (item.beam_size != batch[0].beam_size or length * (len(batch) + 1) > self.batch_tokens):
                 passed.append(item)
