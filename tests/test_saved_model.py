@@ -74,7 +74,7 @@ def test_card_and_tokenizer(exported):
     card = json.loads((exported / "card.json").read_text())
     assert card["kind"] == "TensorFlow SavedModel"
     assert card["search"] == OPTIONS
-    assert card["trained_on"] == keras.backend.backend() and card["keras"] == keras.__version__
+    assert card["exported_on"] == keras.backend.backend() and card["keras"] == keras.__version__
     assert card["parameters"] == sum(w.size for w in MODEL.get_weights())
     assert card["pad_id"] == 0 and card["eos_id"] == 3
     assert set(card["signature"]) == {"serving_default", "encode", "decode_step", "score"}

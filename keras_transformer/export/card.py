@@ -110,7 +110,7 @@ def _known(model):
         "eos_id": model.eos_id,
         "model": model.get_config(),
         "parameters": model.count_params(),
-        "trained_on": keras.backend.backend(),
+        "exported_on": keras.backend.backend(),
         "keras": keras.__version__,
         "keras_transformer": __version__,
     }
@@ -123,7 +123,7 @@ def _readme(card):
         f"# {card['kind']} of a Transformer",
         f"{card['parameters']:,} parameters: {sizes['num_layers']} + {sizes['num_decoder_layers']} layers of width "
         f"{sizes['d_model']}, {sizes['num_heads']} heads, {sizes['vocabulary_size']:,} pieces, {sizes['norm']}-LN. Written by "
-        f"keras_transformer {card['keras_transformer']} on the backend {card['trained_on']}.",
+        f"keras_transformer {card['keras_transformer']} on the backend {card['exported_on']}.",
         "## Use",
         card["use"],
     ]
