@@ -48,6 +48,7 @@ _FAILURES = {
         413: "The body is too large.",
         422: "The body is not as described, or a text is too long.",
         429: "Too much is in progress.",
+        500: "The model failed.",
         503: "Too slow, or stopping.",
     }.items()
 }
