@@ -46,7 +46,19 @@ def verify_export(folder) -> None:
     Raises:
         ArtifactError: a ValueError: there is no manifest, or a file is missing or changed; names it.
     """
-    check_manifest(folder, _KIND)
+    verified_files(folder)
+
+
+def verified_files(folder) -> list[str]:
+    """The names of an export's files, relative to the folder, once each has been compared with the manifest.
+
+    Args:
+        folder: path of the export.
+
+    Raises:
+        ArtifactError: as verify_export. A file that the manifest does not list is not looked at.
+    """
+    return check_manifest(folder, _KIND)
 
 
 def checked_tokenizer(model, tokenizer, target: str, sentencepiece: bool = True) -> None:
