@@ -30,12 +30,13 @@ def new_export(folder) -> Iterator[Path]:
     ...     with new_export(parent + "/a") as folder:
     ...         _ = (folder / "card.json").write_text("{}")
     ...     verify_export(parent + "/a")
+    ['card.json']
     """
     with new_folder(folder, mark=CARD_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         yield new
 
 
-def verify_export(folder) -> None:
+def verify_export(folder) -> list[str]:
     """Raises unless every file of an export is, bit for bit, what was exported.
 
     The manifest tells damage, not intent: a SavedModel is a program, load none that you do not trust.
@@ -43,20 +44,11 @@ def verify_export(folder) -> None:
     Args:
         folder: path of the export.
 
+    Returns:
+        Names of the files that the manifest lists, with "/" between folders.
+
     Raises:
         ArtifactError: a ValueError: there is no manifest, or a file is missing or changed; names it.
-    """
-    verified_files(folder)
-
-
-def verified_files(folder) -> list[str]:
-    """The names of an export's files, relative to the folder, once each has been compared with the manifest.
-
-    Args:
-        folder: path of the export.
-
-    Raises:
-        ArtifactError: as verify_export. A file that the manifest does not list is not looked at.
     """
     return check_manifest(folder, _KIND)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_transformer.artifacts import ArtifactError
 from keras_transformer.decoding.errors import check_finite
-from keras_transformer.export.folders import CARD_FILE, verified_files
+from keras_transformer.export.folders import CARD_FILE, verify_export
 from keras_transformer.model_files import TOKENIZER_FILE
 from keras_transformer.text.tokenizer_files import load_tokenizer
 
@@ -30,16 +30,17 @@ def load_saved_model(folder):
         What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
 
     Raises:
-        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or the newest version is not in it.
-        ValueError: the folder holds no SavedModel, or TensorFlow is not installed.
+        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or no version is listed.
+        ValueError: TensorFlow is not installed.
 
     Example:
 
         serve = kt.export.load_saved_model("saved_models/en-de").signatures["serving_default"]
     """
-    files, version = verified_files(folder), newest_version(folder)
+    files = verify_export(folder)
+    version = newest_version(folder)
     if not version:
-        raise ValueError(f"{folder} holds no SavedModel. Expected what export_saved_model wrote.")
+        raise ArtifactError(folder, "it holds no SavedModel", "Expected what export_saved_model wrote.")
     if f"{version}/saved_model.pb" not in files:
         raise ArtifactError(
             Path(folder, str(version)),
