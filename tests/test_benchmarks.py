@@ -89,13 +89,15 @@ def test_installs_from_a_folder_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("beam", [4, 1])
 def test_decoding_writes_as_many_tokens_as_asked_for(monkeypatch, beam):
+    """More than a source of that length would get by itself."""
     monkeypatch.syspath_prepend(GPU.parent)
     import decode
 
-    case = {"size": "tiny", "rows": 2, "tokens": 5, "beam": beam}
+    case = {"size": "tiny", "rows": 2, "tokens": 62, "beam": beam}
     source = decode.sources(case)
+    assert 2 * source.shape[1] + 10 < case["tokens"]
     assert source.shape == (2, decode.SOURCE_LENGTH) and (source[:, -1] == decode.EOS).all()
-    assert decode.ours(case)() == 5
+    assert decode.ours(case)() == 62
 
 
 @pytest.mark.deep
