@@ -89,16 +89,18 @@ class Search:
 
     def _checked_source(self, source):
         source = np.asarray(source)
-        if source.ndim != 2:
-            raise ValueError(f"source must have two axes, sentences and positions. Received: shape {source.shape}.")
+        if source.ndim != 2 or not source.shape[1]:
+            raise ValueError(
+                f"source must have two axes, sentences and positions, one at least. Received: shape {source.shape}."
+            )
         check_ids(source, self.model.num_source_pieces, "source")
         return source
 
     def _found(self, source, prefix, inputs):
         """What __call__ returns; ``inputs`` are the arrays that the search takes beside the source."""
         inputs = {"source": source} | inputs
-        if prefix is not None:
-            inputs["prefix"] = self._checked_prefix(source, np.asarray(prefix))
+        if prefix is not None and (prefix := self._checked_prefix(source, np.asarray(prefix))).size:
+            inputs["prefix"] = prefix
         tensors = {name: ops.convert_to_tensor(x, dtype=self._dtype(x)) for name, x in inputs.items()}
         ids, scores = self._until_done(tensors, len(source))
         check_finite(scores)
@@ -116,12 +118,13 @@ class Search:
         """The prefix, (B, P); a row may be all pad."""
         if prefix.ndim != 2 or len(prefix) != len(source):
             raise ValueError(f"prefix must be of shape ({len(source)}, P), a row a source. Received: {prefix.shape}.")
-        special = np.isin(prefix, [self.model.bos_id, self.model.eos_id])
-        if special.any() or prefix.min(initial=0) < 0 or prefix.max(initial=0) >= self.model.vocabulary_size:
+        check_ids(prefix, self.model.vocabulary_size, "prefix")
+        there = prefix != self.model.pad_id
+        if np.isin(prefix, [self.model.bos_id, self.model.eos_id]).any() or (there[:, 1:] > there[:, :-1]).any():
             raise ValueError(
-                f"prefix must hold ids below {self.model.vocabulary_size} without bos and eos. Received: {prefix.tolist()}."
+                f"prefix must hold ids without bos and eos, and pad behind them alone. Received: {prefix.tolist()}."
             )
-        lengths = (prefix != self.model.pad_id).sum(axis=1)
+        lengths = there.sum(axis=1)
         limits = [self._limit(int((row != self.model.pad_id).sum())) for row in source]
         full = np.flatnonzero(lengths >= limits)
         if full.size:
