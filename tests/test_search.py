@@ -441,7 +441,7 @@ def test_a_prefix_is_kept_and_gone_on_from():
         ([[5.0], [5.0], [5.0]], "prefix must be integers"),
         ([[5], [BOS], [5]], "prefix must hold ids without bos and eos, and pad behind them alone"),
         ([[5, PAD, 5]] * 3, "prefix must hold ids without bos and eos, and pad behind them alone"),
-        ([[5, 5, 5, 5]] * 3, "The prefix of row 0 has 4 ids, and its translation may have 4"),
+        ([[5, 5, 5, 5]] * 3, "The prefix for source rows [0] has 4 ids, and a translation may have 4"),
     ):
         with pytest.raises(ValueError) as error:
             BeamSearch(MODEL, 2, max_length=4)(SOURCE, np.array(wrong))

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_transformer.backend import compiled
 from keras_transformer.backend_decoding import repeat_while
-from keras_transformer.decoding.errors import check_finite, check_integer
+from keras_transformer.decoding.errors import RowError, check_finite, check_integer, checked_source
 from keras_transformer.decoding.rules import IMPOSSIBLE, Rules
 from keras_transformer.layers.masking import padding_mask
 from keras_transformer.text.ids import check_ids
@@ -84,17 +84,8 @@ class Search:
             ValueError: an id is outside the vocabulary, the model's logits are not finite, or a prefix leaves no room for a
                 translation.
         """
-        source = self._checked_source(source)
+        source = checked_source(self.model, source)
         return self._found(source, prefix, self._inputs(source, range(len(source)) if keys is None else keys))
-
-    def _checked_source(self, source):
-        source = np.asarray(source)
-        if source.ndim != 2 or not source.shape[1]:
-            raise ValueError(
-                f"source must have two axes, sentences and positions, one at least. Received: shape {source.shape}."
-            )
-        check_ids(source, self.model.num_source_pieces, "source")
-        return source
 
     def _found(self, source, prefix, inputs):
         """What __call__ returns; ``inputs`` are the arrays that the search takes beside the source."""
@@ -128,9 +119,10 @@ class Search:
         limits = [self._limit(int((row != self.model.pad_id).sum())) for row in source]
         full = np.flatnonzero(lengths >= limits)
         if full.size:
-            raise ValueError(
-                f"The prefix of row {full[0]} has {lengths[full[0]]} ids, and its translation may have {limits[full[0]]} "
-                "tokens. Raise max_length or length_ratio."
+            raise RowError(
+                f"The prefix for {{}} has {lengths[full[0]]} ids, and a translation may have {limits[full[0]]} tokens there. Raise "
+                "max_length or length_ratio.",
+                full[:1].tolist(),
             )
         return prefix
 
