@@ -226,7 +226,7 @@ class Search:
             return (few, *(state[name] for name in names))
 
         values = (ops.convert_to_tensor(few, dtype="int32"), *state.values())
-        _, *values = repeat_while(unfinished, extend, values, state["step"])
+        _, *values = repeat_while(unfinished, extend, values, place=1 + names.index("step"))
         return dict(zip(names, values, strict=True))
 
     def _log_probabilities(self, state):
