@@ -22,7 +22,9 @@ FORMATS = {
 @beam_size_option
 @length_penalty_option
 @click.option(
-    "--max-length", type=click.IntRange(1), help="Tokens a translation may have; twice the source's and ten more."
+    "--max-length",
+    type=click.IntRange(1),
+    help="Tokens a translation may have, never more than twice the source's and ten.",
 )
 @click.option(
     "--text/--no-text",

@@ -29,7 +29,7 @@ class Sampling(Search):
         top_p: of these, the fewest whose probabilities sum to this; 1 for all.
         min_p: of these, those with at least this share of the most probable one's probability; 0 for all.
         seed: of the random numbers; equal seeds give equal draws.
-        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
         rules: a Rules, what may be produced; None for Rules().
 
     Call arguments:
