@@ -115,6 +115,8 @@ def test_translate_under_phrases_and_by_groups(run, tmp_path):
     assert result.stdout == three + "\n"
     result = CliRunner().invoke(main, [*arguments, "--groups", "2", "--n-best", "3"], input=text)
     assert [len(line.split("\t")) for line in result.stdout.splitlines()] == [3, 3, 3]
+    fewer = failure(*arguments, "--beam-size", "2", "--include", tmp_path / "include", input="a dog runs\n")
+    assert "--include has more lines than the source" in fewer
     exclusive = failure("translate", run, *phrases, "--groups", "2", input=text)
     assert "--groups does not go with --include, --avoid" in exclusive
     assert "--sampler does not go with --beam-size" in failure(*arguments, "--sampler", "greedy", input=text)
@@ -137,6 +139,9 @@ def test_translate_refuses_before_the_work(run, texts, tmp_path, monkeypatch):
     assert "--output must be a file. Received: the folder" in failure("translate", run, *source, "--output", tmp_path)
     output = failure("translate", run, *source, "--output", tmp_path / "gone" / "out")
     assert "--output must be in a folder that exists" in output
+    for options in ([], ["--resume"]):
+        both = failure("translate", run, *source, "--output", texts / "." / "val.en", *options)
+        assert "--output must be another file than those that are read" in both
     monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
     output = failure("translate", run, *source, "--output", tmp_path / "out")
     assert "--output must be a file that can be written" in output
@@ -157,6 +162,8 @@ def test_translate_goes_on_and_in_shards(run, tmp_path):
     assert output.read_bytes() == whole
     shards = [CliRunner().invoke(main, [*arguments, "--shard", f"{i}/2"]).stdout.split("\n")[:-1] for i in (1, 2)]
     assert shards == [expected[::2], expected[1::2]]
+    foreign = failure("translate", run, "--output", output, "--resume", input="a\n")
+    assert "out has 5 lines, and the text to translate only 1" in foreign and output.read_bytes() == whole
     assert "--resume needs an --output file" in failure("translate", run, "--resume", input="a\n")
     for wrong in ("2/1", "0/2", "a/b", "2"):
         assert "--shard must be I/N" in failure("translate", run, "--shard", wrong, input="a\n")

@@ -24,7 +24,7 @@ FORMATS = {
 @click.option(
     "--max-length",
     type=click.IntRange(1),
-    help="saved_model: tokens a translation may have; twice the source's and ten more.",
+    help="saved_model: tokens a translation may have, never more than twice the source's and ten.",
 )
 @click.option(
     "--text/--no-text",

@@ -68,7 +68,7 @@ def export_saved_model(
         folder: where to; made if it is missing. An earlier export there is replaced as a whole.
         beam_size: W.
         length_penalty: see decoding.BeamSearch.
-        max_length: most tokens a translation may have; None for twice the source's and ten more.
+        max_length: most tokens a translation may have, twice the source's and ten at most; None for these.
         sentences: texts to compare with, of which 50 are taken; None for made-up ids.
         text: whether to write ``folder/text`` too: a SavedModel whose signature translate_text takes strings and gives strings. It
             needs tensorflow-text to write, and to load. None writes it where that is installed and the tokenizer a kt.Tokenizer.
