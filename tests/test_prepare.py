@@ -224,7 +224,7 @@ def test_standard_input_may_bring_another_text(tmp_path, tokenizer, monkeypatch)
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
         return prepare(PairStream("-", target), tokenizer, tmp_path / "p", num_workers=0)
 
-    assert prepare_from_stdin().kept == 198
+    assert prepare_from_stdin().kept == 199
     with pytest.raises(ValueError, match="nobody knows whether standard input brings the same text. Give a new folder"):
         prepare_from_stdin()
 
@@ -241,7 +241,7 @@ def test_two_preparations_of_one_folder_at_a_time(tmp_path, tokenizer):
     assert child.returncode == 1 and f"is in use: process {os.getpid()}" in child.stderr
     assert [path.name for path in (tmp_path / "p").iterdir()] == [LOCK_FILE]
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
-    assert kt.Batches(tmp_path / "p").num_pairs == 198
+    assert kt.Batches(tmp_path / "p").num_pairs == 199
 
 
 def test_ids_of_another_tokenizer_are_no_ids_of_this_text(tmp_path, tokenizer):
