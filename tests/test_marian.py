@@ -101,6 +101,7 @@ def test_trains_further_and_saves(oracle, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="does not depend on the backend")
 def test_the_decoder_begins_with_what_the_configuration_says(oracle, tmp_path):
     import shutil
 
