@@ -23,6 +23,8 @@ def repeat_while(unfinished, extend, values, place, ahead=1):
     """``ops.while_loop(unfinished, extend, values)`` for a loop over positions.
 
     Args: place, which of the values is the position that a step begins at; ahead, how many positions from there on a step reads.
+    All tensors that differ between calls must be among the values, also those that stay: what ``extend`` takes from elsewhere is
+    captured as a constant.
     """
     captures = _captures.get()
     if captures is None:

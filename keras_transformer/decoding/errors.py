@@ -31,7 +31,7 @@ def checked_source(model, source):
 
 def check_finite(scores):
     """Raises if a sentence's scores (B, ...) are not numbers, and names the rows."""
-    broken = np.isnan(scores).reshape(len(scores), -1).any(axis=1)
+    broken = np.isnan(scores).any(axis=tuple(range(1, scores.ndim)))
     if broken.any():
         raise RowError(
             "The model's logits are not finite for {}: its weights hold NaN or overflow. Load the last good checkpoint, or decode "

@@ -97,10 +97,10 @@ class SpeculativeSearch:
         large = model.init_cache(model.encode(source, mask), 1, room)
         small = self.draft.init_cache(self.draft.encode(source, mask), 1, room)
 
-        def unfinished(step, end, passes, ids, score, large, small):
+        def unfinished(step, end, passes, ids, score, mask, large, small):
             return step < end
 
-        def extend(step, end, passes, ids, score, large, small):
+        def extend(step, end, passes, ids, score, mask, large, small):
             block, small = self._drafted(ids, step, small, mask)  # (1, K + 1): the last token there is, and the drafted
             logits, large = model.decode_block(block, large, step, mask)  # (1, K + 1, V)
             log_probabilities = ops.log_softmax(logits, axis=-1)
@@ -116,12 +116,12 @@ class SpeculativeSearch:
             gained = ops.where(places < written, gained, 0.0)
             ids = write_slice(ids, said, step + 1, axis=1)  # what is too much will be written over, or cut off
             end = ops.where(ends <= kept, ops.minimum(end, step + ends), end)
-            return step + written, end, passes + 1, ids, score + ops.sum(gained), large, small
+            return step + written, end, passes + 1, ids, score + ops.sum(gained), mask, large, small
 
         ids = ops.full((1, room + 1), model.bos_id, dtype="int32")
         zero = ops.zeros((), dtype="int32")
-        start = (zero, ops.cast(limit, "int32"), zero, ids, ops.zeros((), dtype="float32"), large, small)
-        step, _, passes, ids, score, _, _ = repeat_while(unfinished, extend, start, place=0, ahead=drafted + 1)
+        start = (zero, ops.cast(limit, "int32"), zero, ids, ops.zeros((), dtype="float32"), mask, large, small)
+        step, _, passes, ids, score, *_ = repeat_while(unfinished, extend, start, place=0, ahead=drafted + 1)
         ids = ids[:, 1 : longest + 1]
         written = ops.arange(longest, dtype="int32") < step
         return ops.where(written, ids, model.pad_id), ops.reshape(score, (1,)), passes
