@@ -67,16 +67,24 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path):
 
 
 def test_a_server_that_did_not_start_is_no_success(monkeypatch):
+    """Around a server that ends at once: a real one would set up the logging of this process."""
+    import types
+
     import uvicorn
     from click.testing import CliRunner
     from served_engine import Backwards
 
     from keras_transformer.cli import main
 
+    bound = types.SimpleNamespace(getsockname=lambda: ("::1", 8123, 0, 0), close=lambda: closed.append(True))
+    closed, config = [], types.SimpleNamespace(bind_socket=lambda: bound)
     monkeypatch.setattr("keras_transformer.serving.engine.load_engine", lambda run, name: Backwards())
-    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
-    result = CliRunner().invoke(main, ["serve", "somewhere", "--port", "0"])
-    assert result.exit_code == 1 and "http://127.0.0.1:" in result.output
+    monkeypatch.setattr(uvicorn, "Config", lambda app, **options: config)
+    ended = types.SimpleNamespace(started=False, run=lambda sockets: None)
+    monkeypatch.setattr(uvicorn, "Server", lambda config: ended)
+    result = CliRunner().invoke(main, ["serve", "somewhere", "--host", "::1"])
+    assert result.exit_code == 1 and closed == [True]
+    assert "http://[::1]:8123/ translates with somewhere" in result.output
     assert "Error: The server could not start" in result.output
 
 
