@@ -43,7 +43,7 @@ class Training:
         environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, "-c", TRAIN, *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        self.said, self._changed = [], threading.Condition()
+        self.said, self._ended, self._changed = [], False, threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -52,14 +52,18 @@ class Training:
             with self._changed:
                 self.said.append(line.strip())
                 self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def wait_for(self, words):
         """The first line that holds ``words``."""
         found = lambda: next((line for line in self.said if words in line), None)  # noqa: E731
         with self._changed:
-            if not self._changed.wait_for(found, timeout=600):
+            self._changed.wait_for(lambda: found() or self._ended, timeout=600)
+            if not found():
                 self.process.kill()
-                raise click.ClickException(f"Nothing said {words!r} in 600 s, but {self.said[-3:]}")
+                raise click.ClickException(f"Training has not said {words!r}, but {self.said[-3:]}")
             return found()
 
     def end(self, number):
