@@ -19,12 +19,17 @@ _captures = contextvars.ContextVar("the captured graphs of the function that run
 _visible_end = contextvars.ContextVar("how many positions a step may read while it is captured", default=None)
 
 
-def repeat_while(unfinished, extend, values, step):
-    """``ops.while_loop(unfinished, extend, values)`` for a loop that counts ``step``, one of the values, up by 1 each time."""
+def repeat_while(unfinished, extend, values, place, ahead=1):
+    """``ops.while_loop(unfinished, extend, values)`` for a loop over positions.
+
+    Args: place, which of the values is the position that a step begins at; ahead, how many positions from there on a step reads.
+    All tensors that differ between calls must be among the values, also those that stay: what ``extend`` takes from elsewhere is
+    captured as a constant.
+    """
     captures = _captures.get()
     if captures is None:
         return ops.while_loop(unfinished, extend, values)
-    return captures.repeat_while(unfinished, extend, values, int(step))
+    return captures.repeat_while(unfinished, extend, values, place, ahead)
 
 
 def captured_end(size):
@@ -63,13 +68,14 @@ class Captures:
 
         return run
 
-    def repeat_while(self, unfinished, extend, values, step):
+    def repeat_while(self, unfinished, extend, values, place, ahead):
         from torch.utils import _pytree as pytree
 
         weights = [variable.value.data_ptr() for variable in self._model.variables]
         if weights != self._weights:
             self._forget()
             self._weights = weights
+        position = sum(len(pytree.tree_leaves(value)) for value in values[:place])  # in ``flat``
         flat, shape = pytree.tree_flatten(values)
         key = tuple((tuple(x.shape), x.dtype) for x in flat)
 
@@ -79,9 +85,9 @@ class Captures:
 
         goes_on = bool(unfinished(*values))
         while goes_on:
-            end = _ladder(step + 1)
+            end = _ladder(int(flat[position]) + ahead)
             *flat, goes_on = self._graph_or((*key, end), one, flat)(*flat)
-            step, goes_on = step + 1, bool(goes_on)
+            goes_on = bool(goes_on)
         return pytree.tree_unflatten(list(flat), shape)
 
     def _graph_or(self, key, one, flat):

@@ -9,7 +9,7 @@ import os
 import re
 import time
 
-from keras_transformer.decoding.errors import check_integer
+from keras_transformer.decoding.errors import RowError, check_integer
 from keras_transformer.text.pair import source_tokenizer
 
 # Ends of sentences in the scripts of most languages; a full stop ends none without white space behind it.
@@ -51,6 +51,7 @@ def translate_lines(
     longest=None,
     over_long="split",
     first=1,
+    stride=1,
     include=None,
     avoid=None,
     n_best=1,
@@ -66,6 +67,7 @@ def translate_lines(
         longest: most ids, eos included, that are translated as one sentence; None for any number.
         over_long: "split": a longer line is translated sentence by sentence; "refuse": it is an error.
         first: number of the first line, for messages.
+        stride: how far apart the lines' numbers are; more than 1 for a shard.
         include: iterable of lists of str, for each line the phrases that its translation must have; None for none.
         avoid: the same, of phrases that it must not have.
         n_best: translations of a line, separated by tabs, best first; empty where fewer were found.
@@ -75,7 +77,7 @@ def translate_lines(
 
     Raises:
         ValueError: a line is longer than ``longest`` and not to be split, or has phrases, or one of its sentences is too long as
-            well; the message has its number. Or the phrases end before the lines do.
+            well, or its phrases cannot be met; the message has its number. Or the phrases end before the lines do.
 
     Example:
 
@@ -99,12 +101,17 @@ def translate_lines(
     counts, lines, begin = Counts(), iter(lines), time.perf_counter()
     phrases = {name: iter(x) for name, x in (("include", include), ("avoid", avoid)) if x is not None}
     while chunk := list(itertools.islice(lines, chunk_lines)):
+        numbers = range(first + stride * counts.lines, first + stride * (counts.lines + len(chunk)), stride)
         parts = [
             _parts(source_tokenizer(translator.tokenizer), line, longest, over_long, number)
-            for number, line in enumerate(chunk, start=first + counts.lines)
+            for number, line in zip(numbers, chunk, strict=True)
         ]
-        of_chunk = {name: _phrases(name, rows, chunk, parts, first + counts.lines) for name, rows in phrases.items()}
-        found = iter(translator.hypotheses([part for line in parts for part in line], search, **of_chunk))
+        of_chunk = {name: _phrases(name, rows, parts, numbers) for name, rows in phrases.items()}
+        try:
+            found = iter(translator.hypotheses([part for line in parts for part in line], search, **of_chunk))
+        except RowError as error:
+            of_parts = [number for number, line in zip(numbers, parts, strict=True) for _ in line]
+            raise error.of("lines", of_parts) from None
         found = [[next(found) for _ in line] for line in parts]
         best = [[of_part[0] for of_part in line] for line in found]
         if n_best == 1:
@@ -126,14 +133,14 @@ def _joined(line, rank):
     return " ".join(of_part[rank].text for of_part in line).replace("\n", " ")
 
 
-def _phrases(name, rows, chunk, parts, first):
+def _phrases(name, rows, parts, numbers):
     """The phrases of a chunk's lines."""
-    found = list(itertools.islice(rows, len(chunk)))
-    if len(found) < len(chunk):
+    found = list(itertools.islice(rows, len(parts)))
+    if len(found) < len(parts):
         raise ValueError(
-            f"{name} needs phrases for each line, which may be none. Received: phrases up to line {first + len(found) - 1}."
+            f"{name} needs phrases for each line, which may be none. Received: none for line {numbers[len(found)]}."
         )
-    for number, (row, of_line) in enumerate(zip(found, parts, strict=True), start=first):
+    for number, row, of_line in zip(numbers, found, parts, strict=True):
         if row and len(of_line) > 1:
             raise ValueError(
                 f"Line {number} has phrases and is over-long: which of its sentences they belong to is not known. Allow more, "
@@ -150,19 +157,21 @@ def _parts(tokenizer, line, longest, over_long, number):
 
     if longest is None or length(line) <= longest:
         return [line]
-    sentences = _SENTENCE_END.split(line) if over_long == "split" else [line]
-    parts = []
-    for sentence in sentences:
+    ends = [match.end() for match in _SENTENCE_END.finditer(line)] if over_long == "split" else []
+    parts, first, begin = [], 0, 0  # the last part begins at ``first``, the sentence at ``begin``
+    for end in [*ends, len(line)]:
+        sentence, together = line[begin:end].strip(), line[first:end].strip()
         if length(sentence) > longest:
             raise ValueError(
                 f"Line {number} has a sentence of {length(sentence)} ids, and {longest} are allowed: {sentence[:60]!r}. "
                 "Allow more, or cut the line where its sense allows."
             )
-        together = f"{parts[-1]} {sentence}" if parts else ""
         if parts and length(together) <= longest:
             parts[-1] = together
         else:
             parts.append(sentence)
+            first = begin
+        begin = end
     return parts
 
 
@@ -179,6 +188,33 @@ def shard(lines, number, count):
     if not 1 <= number <= count:
         raise ValueError(f"There are shards 1 to {count}. Received: shard {number}.")
     return itertools.islice(lines, number - 1, None, count)
+
+
+def skip_lines(lines, count, done_by):
+    """The lines behind the first ``count``.
+
+    Args:
+        lines: iterable of str.
+        count: how many are done.
+        done_by: what has them, for the message.
+
+    Raises:
+        ValueError: there are fewer.
+
+    Example:
+
+    >>> from keras_transformer.file_translation import skip_lines
+    >>> list(skip_lines(["a", "b", "c"], 2, "out.de"))
+    ['c']
+    """
+    lines = iter(lines)
+    skipped = sum(1 for _ in itertools.islice(lines, count))
+    if skipped < count:
+        raise ValueError(
+            f"{done_by} has {count} lines, and the text to translate only {skipped}: they do not belong together. Name the file "
+            "that was being written, with the same --source and --shard."
+        )
+    return lines
 
 
 def complete_lines(path):

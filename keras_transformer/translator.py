@@ -16,7 +16,7 @@ from keras_transformer.artifacts import (
     write_manifest,
 )
 from keras_transformer.decoding.constrained import ConstrainedBeamSearch
-from keras_transformer.decoding.errors import check_integer
+from keras_transformer.decoding.errors import RowError, check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
 from keras_transformer.decoding.precision import at_precision
 from keras_transformer.decoding.samplers import is_sampler, sampler_search
@@ -98,7 +98,7 @@ class Translator:
             texts: list (or other iterable) of str. A blank text gives a blank translation.
             beam_size: hypotheses kept for each sentence; 1 is greedy search.
             length_penalty: see decoding.BeamSearch.
-            max_length: most tokens a translation may have; None for twice the source's and ten more.
+            max_length: most tokens a translation may have, twice the source's and ten at most; None for these.
             batch_tokens: most source positions searched at a time, padding included, for one hypothesis a sentence.
 
         Returns:
@@ -156,6 +156,11 @@ class Translator:
             raise ValueError(
                 "Phrases to include or avoid need a decoding.ConstrainedBeamSearch. Received: a search of type "
                 f"{type(search).__name__}."
+            )
+        if not hasattr(search, "model"):
+            raise ValueError(
+                "search must be one of decoding's, over this translator's model, or a sampler of keras-nlp. Received: "
+                f"{search!r}."
             )
         if search.model is not self.model:
             raise ValueError(
@@ -242,7 +247,10 @@ class Translator:
                 _padded([source_ids[index] for index in indices], pad_id),
                 _padded([labels[i] for i in indices], pad_id),
             )
-            forced = self._forced(*batch)
+            try:
+                forced = self._forced(*batch)
+            except RowError as error:
+                raise error.of("texts", indices) from None
             for row, index in enumerate(indices):
                 text = targets[index].text if isinstance(targets[index], Hypothesis) else targets[index]
                 pieces = [self._source_tokenizer.pieces(source_ids[index]), self.tokenizer.pieces(labels[index])]
@@ -297,7 +305,10 @@ class Translator:
                 more[name] = [*(rows[index] for index in indices), *[[]] * filling]
             if isinstance(search, Sampling):
                 more["keys"] = [*indices, *[0] * filling]
-            ids, scores = search(source, **more)
+            try:
+                ids, scores = search(source, **more)
+            except RowError as error:
+                raise error.of("texts", indices) from None
             yield indices, ids[: len(indices)], scores[: len(indices)]
 
     def _new_search(self, beam_size, length_penalty, max_length, n_best=1):

@@ -107,6 +107,7 @@ _LONG_TO_COMPILE = {
     "test_a_narrow_beam_meets_them_all_the_same",
     "test_a_run_with_separate_vocabularies",
     "test_an_adapter_whose_weights_are_new_has_gradients",
+    "test_an_ensemble_with_a_draft",
     "test_an_id_that_is_forbidden_hides_nothing",
     "test_attention_that_fixed_its_scale_when_it_was_made",
     "test_beam_one_is_greedy_and_batches_of_few_tokens_change_nothing",

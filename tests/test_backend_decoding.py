@@ -14,6 +14,7 @@ from keras_transformer.decoding import (
     Rules,
     SamplerSearch,
     Sampling,
+    SpeculativeSearch,
 )
 from keras_transformer.decoding import loop as loop_module
 
@@ -25,6 +26,7 @@ SEARCHES = {
     "beam under rules": lambda: BeamSearch(MODEL, 3, rules=RULES),
     "constrained": lambda: ConstrainedBeamSearch(MODEL, 3),
     "sampling": lambda: Sampling(MODEL, samples=2, top_p=0.9),
+    "speculative": lambda: SpeculativeSearch(MODEL, tiny_model(seed=5), num_draft=2),
 }
 
 

@@ -89,13 +89,43 @@ def test_installs_from_a_folder_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("beam", [4, 1])
 def test_decoding_writes_as_many_tokens_as_asked_for(monkeypatch, beam):
+    """More than a source of that length would get by itself."""
     monkeypatch.syspath_prepend(GPU.parent)
     import decode
 
-    case = {"size": "tiny", "rows": 2, "tokens": 5, "beam": beam}
+    case = {"size": "tiny", "rows": 2, "tokens": 62, "beam": beam}
     source = decode.sources(case)
+    assert 2 * source.shape[1] + 10 < case["tokens"]
     assert source.shape == (2, decode.SOURCE_LENGTH) and (source[:, -1] == decode.EOS).all()
-    assert decode.ours(case)() == 5
+    assert decode.ours(case)() == 62
+
+
+@pytest.mark.deep
+def test_translation(tmp_path):
+    """All parts, and what is said before the work."""
+    import keras_transformer as kt
+
+    texts = ["a dog runs", "the cat sleeps", "a bird sings"]
+    tokenizer = kt.Tokenizer.train(texts, vocabulary_size=300)
+    model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, seed=1)
+    kt.Translator(model, tokenizer).save(tmp_path / "translator")
+    (tmp_path / "text").write_text("\n".join(texts) + "\n")
+    command = [sys.executable, str(GPU.with_name("translation.py")), str(tmp_path / "translator")]
+    command += ["--source", str(tmp_path / "text"), "--target", str(tmp_path / "text"), "--parts"]
+    for wrong, message in (("bleu,speed", "'speed' names nothing"), ("speculative", "needs --draft")):
+        child = subprocess.run([*command, wrong], capture_output=True, text=True, check=False)
+        assert child.returncode and message in child.stderr
+    command += ["bleu,precision,batches,speculative", "--beams", "1,2", "--count", "2", "--drafted", "1"]
+    command += ["--draft", str(tmp_path / "translator"), "--json", str(tmp_path / "new" / "found.json")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr + child.stdout
+    found = json.loads((tmp_path / "new" / "found.json").read_text(encoding="utf-8"))
+    name = keras.backend.backend()
+    assert len(found[f"{name}: float32, beam 2"]["translations"]) == 3 and f"{name}: int8, beam 4" in found
+    assert found[f"{name}: in reverse"] == {"differ": 0, "by 1e-5 or more": 0}
+    drafted = found[f"{name}: 1 drafted"]
+    assert drafted["same"] == drafted["sentences"] == 2
+    assert drafted["steps of the large model"] < found[f"{name}: greedy"]["steps of the large model"]
 
 
 @pytest.mark.deep

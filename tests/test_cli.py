@@ -115,6 +115,8 @@ def test_translate_under_phrases_and_by_groups(run, tmp_path):
     assert result.stdout == three + "\n"
     result = CliRunner().invoke(main, [*arguments, "--groups", "2", "--n-best", "3"], input=text)
     assert [len(line.split("\t")) for line in result.stdout.splitlines()] == [3, 3, 3]
+    fewer = failure(*arguments, "--beam-size", "2", "--include", tmp_path / "include", input="a dog runs\n")
+    assert "--include has more lines than the source" in fewer
     exclusive = failure("translate", run, *phrases, "--groups", "2", input=text)
     assert "--groups does not go with --include, --avoid" in exclusive
     assert "--sampler does not go with --beam-size" in failure(*arguments, "--sampler", "greedy", input=text)
@@ -137,6 +139,9 @@ def test_translate_refuses_before_the_work(run, texts, tmp_path, monkeypatch):
     assert "--output must be a file. Received: the folder" in failure("translate", run, *source, "--output", tmp_path)
     output = failure("translate", run, *source, "--output", tmp_path / "gone" / "out")
     assert "--output must be in a folder that exists" in output
+    for options in ([], ["--resume"]):
+        both = failure("translate", run, *source, "--output", texts / "." / "val.en", *options)
+        assert "--output must be another file than those that are read" in both
     monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
     output = failure("translate", run, *source, "--output", tmp_path / "out")
     assert "--output must be a file that can be written" in output
@@ -157,6 +162,8 @@ def test_translate_goes_on_and_in_shards(run, tmp_path):
     assert output.read_bytes() == whole
     shards = [CliRunner().invoke(main, [*arguments, "--shard", f"{i}/2"]).stdout.split("\n")[:-1] for i in (1, 2)]
     assert shards == [expected[::2], expected[1::2]]
+    foreign = failure("translate", run, "--output", output, "--resume", input="a\n")
+    assert "out has 5 lines, and the text to translate only 1" in foreign and output.read_bytes() == whole
     assert "--resume needs an --output file" in failure("translate", run, "--resume", input="a\n")
     for wrong in ("2/1", "0/2", "a/b", "2"):
         assert "--shard must be I/N" in failure("translate", run, "--shard", wrong, input="a\n")
@@ -337,6 +344,31 @@ def test_as_a_process_with_another_backend_asked_for(run):
     assert child.returncode == 0, child.stderr
     assert child.stderr == "" or "cut off at the limit of tokens" in child.stderr
     assert child.stdout == kt.Translator.load(run / "translator").translate(["a dog runs"])[0] + "\n"
+
+
+def test_export_scores_and_refuses_before_it_works(run, texts, tmp_path):
+    pytest.importorskip("ctranslate2")
+    files = ["--source", texts / "val.en", "--target", texts / "val.de"]
+    options = ["--format", "ctranslate2", "--quantization", "int8", "--beam-size", "2", "--licence", "CC0", *files]
+    output = tmp_path / "export"
+    result = CliRunner().invoke(main, [str(word) for word in ("export", run, output, *options)])
+    assert result.exit_code == 0, result.output
+    card = json.loads((output / "card.json").read_text())
+    assert (card["quantization"], card["licence"]) == ("int8", "CC0")
+    scores = card["scores"]
+    assert (
+        scores["of"] == "the model in Python, before the export"
+        and scores["on"] == "val.de"
+        and scores["beam_size"] == 2
+    )
+    assert scores["bleu"].startswith("BLEU = ") and "nrefs:1" in scores["bleu"]
+    assert len(card["data"]) == 4 and card["made_by"]["settings"]["vocabulary_size"] == 300
+    message = "--quantization is an option of --format ctranslate2. Received also: --format onnx"
+    assert message in failure("export", run, output, "--format", "onnx", "--quantization", "int8")
+    message = "--text is an option of --format saved_model. Received also: --format ctranslate2"
+    assert message in failure("export", run, output, "--format", "ctranslate2", "--no-text")
+    assert "Give --source as well" in failure("export", run, output, "--target", texts / "val.de")
+    assert "holds other files" in failure("export", tmp_path / "none", texts)  # before it looks for a model
 
 
 def test_export(run, tmp_path):

@@ -77,7 +77,10 @@ def test_without_phrases_it_is_beam_search():
         ({"include": [[()], [], []]}, "include must hold ids below 40"),
         ({"avoid": [[(40,)], [], []]}, "avoid must hold ids below 40"),
         ({"include": [[], [(4, EOS)], []]}, "without pad, bos and eos"),
-        ({"include": [[], [], [(4, 4, 5), 1]]}, "phrases of row 2 have 4 tokens, and its translation may have 3"),
+        (
+            {"include": [[], [], [(4, 4, 5), 1]]},
+            r"phrases for source rows \[2\] have 4 tokens, and a translation may have 3",
+        ),
         ({"include": [[], [4], []], "avoid": [[], [4], []]}, r"was found for source rows \[1\]"),
     ],
 )

@@ -2,7 +2,7 @@ import pytest
 from test_translator import TEXTS, TOKENIZER, TRANSLATOR
 
 import keras_transformer as kt
-from keras_transformer.file_translation import Counts, complete_lines, shard, translate_lines
+from keras_transformer.file_translation import Counts, _parts, complete_lines, shard, skip_lines, translate_lines
 
 SEARCH = kt.decoding.GreedySearch(TRANSLATOR.model, max_length=5)
 
@@ -52,6 +52,19 @@ def test_over_long_lines_are_split_at_sentence_ends():
         translate([sentences[2], line], longest=longest, over_long="refuse", first=6)
     with pytest.raises(ValueError, match="Line 1 has a sentence of"):
         translate(["a dog runs and two cats see"], longest=4)
+    with pytest.raises(
+        ValueError, match="Line 14 has a sentence of"
+    ):  # the third of every fourth line from the sixth on
+        translate([sentences[2], "", line], longest=longest, over_long="refuse", first=6, stride=4)
+
+
+def test_sentences_are_taken_together_as_they_stand():
+    """No white space where there was none; what separates sentences stays within a part."""
+    text = "a dog。two cats！a tree. a field"
+    length = len(TOKENIZER.encode("a dog。two cats！")) + 1
+    parts = _parts(TOKENIZER, text, length, "split", 1)
+    assert parts[0] == "a dog。two cats！" and " ".join(parts) == "a dog。two cats！ a tree. a field"
+    assert _parts(TOKENIZER, "a dog.  a cat. ", 1000, "split", 1) == ["a dog.  a cat. "]
 
 
 def test_phrases_belong_to_lines():
@@ -62,8 +75,13 @@ def test_phrases_belong_to_lines():
         pass
     assert "dog" in written[0].split() and "a" not in written[1].split() and written[2] == ""
     assert "two cats" in written[3]
-    with pytest.raises(ValueError, match=r"include needs phrases for each line.*up to line 4"):
+    with pytest.raises(ValueError, match=r"include needs phrases for each line.*none for line 5"):
         list(translate_lines(TRANSLATOR, [*lines, TEXTS[0]], written.extend, search, include=include))
+    with pytest.raises(ValueError, match=r"No translation with all phrases was found for lines \[5\]"):  # behind 3
+        for _ in translate_lines(
+            TRANSLATOR, lines[:3], written.extend, search, include=include, avoid=include, first=5
+        ):
+            pass
     sentences = "a dog runs. a dog sees two cats!"
     with pytest.raises(ValueError, match="Line 1 has phrases and is over-long"):
         list(translate_lines(TRANSLATOR, [sentences], written.extend, search, include=[["a"]], longest=9))
@@ -87,6 +105,12 @@ def test_shards_are_the_whole():
     assert shards == [["0", "3", "6"], ["1", "4", "7"], ["2", "5"]]
     with pytest.raises(ValueError, match="shards 1 to 3. Received: shard 4"):
         shard(lines, 4, 3)
+
+
+def test_lines_that_are_done_are_skipped():
+    assert list(skip_lines(iter("abc"), 2, "out")) == ["c"] and list(skip_lines("ab", 2, "out")) == []
+    with pytest.raises(ValueError, match="out has 3 lines, and the text to translate only 2"):
+        skip_lines("ab", 3, "out")
 
 
 def test_a_broken_last_line_is_written_anew(tmp_path):

@@ -35,13 +35,18 @@ def test_draws_are_those_of_the_numbers_from_the_host(options):
 
 
 def test_a_sentence_draws_by_its_key_whatever_the_batch():
-    search = Sampling(tiny_model(), samples=2, temperature=3.0, seed=3, max_length=5)
+    """Its order, and its padding: without max_length the longest source says how many numbers are drawn."""
+    search = Sampling(tiny_model(), samples=2, temperature=3.0, seed=3, rules=Rules(length_ratio=(1, 1)))
     ids, scores = search(SOURCE)
-    assert ids.shape == (3, 2, 5) and len({tuple(row) for row in ids.reshape(6, 5).tolist()}) > 2
-    other_ids, other_scores = search(SOURCE[[2, 0, 1]], keys=[2, 0, 1])
-    np.testing.assert_array_equal(other_ids, ids[[2, 0, 1]])
+    assert ids.shape == (3, 2, 6) and len({tuple(row) for row in ids.reshape(6, 6).tolist()}) > 2
+    padded = np.pad(SOURCE[[2, 0, 1]], ((0, 0), (0, 4)))
+    other_ids, other_scores = search(padded, keys=[2, 0, 1])
+    np.testing.assert_array_equal(other_ids[:, :, :6], ids[[2, 0, 1]])
     np.testing.assert_allclose(other_scores, scores[[2, 0, 1]], rtol=1e-5)
     assert not np.array_equal(search(SOURCE, keys=[7, 8, 9])[0], ids)
+    for keys in ([1, 2], [1, 2, -1], [0.5, 1, 2]):
+        with pytest.raises(ValueError, match="keys must be 3 integers from 0, one a row"):
+            search(SOURCE, keys=keys)
 
 
 def test_rules_and_ends():

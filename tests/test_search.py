@@ -426,8 +426,10 @@ def test_a_prefix_is_kept_and_gone_on_from():
     prefix = np.array([[5, 6], [4, PAD], [PAD, PAD]])
     ids, scores = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE, prefix)
     assert ids[0, :, :2].tolist() == [[5, 6]] * 2 and ids[1, :, 0].tolist() == [4] * 2
-    free_ids, _ = BeamSearch(MODEL, 2, 0.0, max_length=4)(SOURCE)
+    free = BeamSearch(MODEL, 2, 0.0, max_length=4)
+    free_ids, _ = free(SOURCE)
     np.testing.assert_array_equal(ids[2], free_ids[2])
+    np.testing.assert_array_equal(free(SOURCE, prefix[:, :0])[0], free_ids)  # none at all
     target = np.pad(ids[:, 0, :-1], ((0, 0), (1, 0)), constant_values=BOS)
     table = log_softmax(uncached(MODEL, SOURCE, target))
     for row in range(3):
@@ -435,8 +437,11 @@ def test_a_prefix_is_kept_and_gone_on_from():
         np.testing.assert_allclose(scores[row, 0], table[row, range(len(tokens)), tokens].sum(), atol=1e-5)
     for wrong, message in (
         ([[5]], "prefix must be of shape (3, P)"),
-        ([[9], [5], [5]], "prefix must hold ids below 7"),
-        ([[5, 5, 5, 5]] * 3, "The prefix of row 0 has 4 ids, and its translation may have 4"),
+        ([[9], [5], [5]], "prefix contain the id 9 at row 0, column 0. Expected ids from 0 to 6"),
+        ([[5.0], [5.0], [5.0]], "prefix must be integers"),
+        ([[5], [BOS], [5]], "prefix must hold ids without bos and eos, and pad behind them alone"),
+        ([[5, PAD, 5]] * 3, "prefix must hold ids without bos and eos, and pad behind them alone"),
+        ([[5, 5, 5, 5]] * 3, "The prefix for source rows [0] has 4 ids, and a translation may have 4"),
     ):
         with pytest.raises(ValueError) as error:
             BeamSearch(MODEL, 2, max_length=4)(SOURCE, np.array(wrong))
@@ -538,6 +543,12 @@ def test_decode_cases(case, kind):
         assert set(tokens_of(ids[0, 0])) == {1}
 
 
+def test_no_sentence():
+    for search in SEARCHES.values():
+        ids, scores = search(np.zeros((0, 3), dtype="int32"))
+        assert ids.shape == (0, search.beam_size, 16) and scores.shape == (0, search.beam_size)
+
+
 def test_weights_that_change_after_compilation_are_used():
     model = tiny_model()
     search = GreedySearch(model)
@@ -591,7 +602,8 @@ def test_mixed_precision_searches_in_float32(dtype):
         ([[7, 3]], "source contain the id 7 at row 0, column 0. Expected ids from 0 to 6"),
         ([[-1, 3]], "source contain the id -1"),
         ([[5.7, 3.0]], "source must be integers"),
-        ([5, 3], r"source must have two axes, sentences and positions. Received: shape \(2,\)"),
+        ([5, 3], r"source must have two axes, sentences and positions, one at least. Received: shape \(2,\)"),
+        ([[], []], r"source must have two axes, sentences and positions, one at least. Received: shape \(2, 0\)"),
     ],
 )
 def test_sources_that_cannot_be(source, message):

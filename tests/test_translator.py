@@ -182,6 +182,8 @@ def test_prefixes():
 
 
 def test_a_search_over_another_model_is_refused():
+    with pytest.raises(ValueError, match="search must be one of decoding's.* Received: 'greedy'"):
+        TRANSLATOR.hypotheses(TEXTS[:1], "greedy")
     with pytest.raises(ValueError, match="The search is over another model"):
         TRANSLATOR.hypotheses(TEXTS[:1], GreedySearch(make_translator().model))
 
@@ -305,8 +307,13 @@ def test_a_damaged_format_file_is_named(tmp_path, text):
 def test_weights_that_are_not_finite_are_an_error():
     translator = make_translator()
     translator.model.set_weights([w * np.nan for w in translator.model.get_weights()])
-    with pytest.raises(ValueError, match="not finite"):
-        translator.translate(TEXTS[:1], beam_size=2, max_length=2)
+    texts = ["", TEXTS[1], TEXTS[9]]  # the longest comes first
+    for call in (
+        lambda: translator.translate(texts, beam_size=2, max_length=2),
+        lambda: translator.score(texts, texts),
+    ):
+        with pytest.raises(ValueError, match=r"not finite for texts \[(0, )?1, 2\]"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ from keras_transformer.cli.options import (
 @beam_size_option
 @length_penalty_option
 @click.option(
-    "--max-length", type=click.IntRange(1), help="Most tokens of a translation; else twice the source's and ten."
+    "--max-length",
+    type=click.IntRange(1),
+    help="Most tokens of a translation, never more than twice the source's and ten.",
 )
 @click.option("--n-best", type=click.IntRange(1), default=1, help="Translations of a line, separated by tabs.")
 @click.option(
@@ -75,22 +77,19 @@ def translate(
     from keras_transformer.text.corpus import read_lines
 
     find_translator(run)  # what is wrong is told before the work, and before standard input is waited for
-    _check_output(output, resume)
+    _check_output(output, resume, [source, include, avoid])
     number, count = _shard(shard)
     _check_search(context, include or avoid)
     lines = read_lines(source if source != "-" else _standard_input())
     lines = itertools.chain(list(itertools.islice(lines, chunk)), lines)
     done = file_translation.complete_lines(output) if resume else 0
 
-    def of_this_call(lines):
-        return itertools.islice(file_translation.shard(lines, number, count), done, None)
-
+    lines = file_translation.skip_lines(file_translation.shard(lines, number, count), done, output)
     phrases = {
-        name: of_this_call([phrase for phrase in line.split("\t") if phrase.strip()] for line in read_lines(path))
+        name: itertools.islice(file_translation.shard(_phrases(path), number, count), done, None)
         for name, path in (("include", include), ("avoid", avoid))
         if path
     }
-    lines = of_this_call(lines)
     translator = load_translator(run, precision)
     search = _search(translator.model, bool(phrases), n_best, **how)
     counts = None
@@ -103,13 +102,28 @@ def translate(
             chunk_lines=chunk,
             longest=longest,
             over_long=over_long,
-            first=done + 1,
+            first=number + count * done,
+            stride=count,
             n_best=n_best,
             **phrases,
         ):
             show(counts)
+    for name, rows in phrases.items():
+        if next(rows, None) is not None:
+            raise ValueError(
+                f"--{name} has more lines than the source: they do not belong together, and what was written was made with the "
+                "wrong phrases. Give a line of phrases, which may be blank, for each line of the source."
+            )
     if counts is not None and (counts.split or counts.cut_off):
         click.echo(str(counts), err=True)
+
+
+def _phrases(path):
+    """Yields the phrases of each line of a file."""
+    from keras_transformer.text.corpus import read_lines
+
+    for line in read_lines(path):
+        yield [phrase for phrase in line.split("\t") if phrase.strip()]
 
 
 def _check_search(context, phrases):
@@ -183,12 +197,17 @@ def _progress():
         yield lambda counts: bar.update(task, description=str(counts))
 
 
-def _check_output(path, resume):
-    """Raises before the work if its result could not be written."""
+def _check_output(path, resume, inputs):
+    """Raises before the work if its result could not be written, or would overwrite what is read."""
+    from keras_transformer.text.formats import shards
+
     if path == "-":
         if resume:
             raise ValueError("--resume needs an --output file to go on with. Received none.")
         return
+    files = [file for given in inputs if given not in (None, "-") for file in shards(given)]
+    if any(os.path.exists(file) and os.path.exists(path) and os.path.samefile(file, path) for file in files):
+        raise ValueError(f"--output must be another file than those that are read. Received: {path} for both.")
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
         raise ValueError(f"--output must be a file. Received: the folder {path}. Name a file in it.")

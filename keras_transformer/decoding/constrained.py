@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.backend import max_and_argmax, top_k
+from keras_transformer.decoding.errors import RowError, checked_source
 from keras_transformer.decoding.rules import IMPOSSIBLE, marked
 from keras_transformer.decoding.search import BeamSearch, best_extensions, children
 
@@ -62,23 +63,25 @@ class ConstrainedBeamSearch(BeamSearch):
         self._of_shapes = {}
 
     def __call__(self, source, prefix=None, keys=None, include=None, avoid=None):
-        source = self._checked_source(source)
+        source = checked_source(self.model, source)
         phrases = {"include": include, "avoid": avoid}
         phrases = {name: self._checked_phrases(name, x, len(source)) for name, x in phrases.items()}
         for row, (ids, needed) in enumerate(zip(source, phrases["include"], strict=True)):
             limit, count = self._limit(int((ids != self.model.pad_id).sum())), sum(map(len, set(needed)))
             if count > limit:
-                raise ValueError(
-                    f"The phrases of row {row} have {count} tokens, and its translation may have {limit}. Raise max_length or "
-                    "length_ratio."
+                raise RowError(
+                    f"The phrases for {{}} have {count} tokens, and a translation may have {limit} there. Raise max_length or "
+                    "length_ratio.",
+                    [row],
                 )
         inputs = {name: _array(x, self.model.pad_id) for name, x in phrases.items()}
         ids, scores = self._of_shape(*(x.shape[1:] for x in inputs.values()))._found(source, prefix, inputs)
         lost = np.flatnonzero(scores[:, 0] <= IMPOSSIBLE / 2)
         if lost.size:
-            raise ValueError(
-                f"No translation with all phrases was found for source rows {lost.tolist()[:10]}. They contradict the rules, the "
-                "prefix or what is to be avoided, or there is too little room: raise max_length or beam_size."
+            raise RowError(
+                "No translation with all phrases was found for {}. They contradict the rules, the prefix or what is to be avoided, "
+                "or there is too little room: raise max_length or beam_size.",
+                lost.tolist(),
             )
         return ids, scores
 

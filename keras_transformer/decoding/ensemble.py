@@ -51,8 +51,13 @@ class Ensemble:
 
     def decode_step(self, target, cache, step, source_mask):
         """The logarithm of the mean probability (B W, V), and the new caches."""
-        steps = [model.decode_step(target, x, step, source_mask) for model, x in zip(self.models, cache, strict=True)]
-        return _mean_log_probability([logits for logits, _ in steps]), [x for _, x in steps]
+        logits, cache = self.decode_block(target[:, None], cache, step, source_mask)
+        return logits[:, 0], cache
+
+    def decode_block(self, target, cache, step, source_mask):
+        """As Transformer.decode_block: (B, T) -> (B, T, V), and the new caches."""
+        blocks = [model.decode_block(target, x, step, source_mask) for model, x in zip(self.models, cache, strict=True)]
+        return _mean_log_probability([logits for logits, _ in blocks]), [x for _, x in blocks]
 
     def reorder_cache(self, cache, parents):
         return [model.reorder_cache(x, parents) for model, x in zip(self.models, cache, strict=True)]

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_transformer.backend import compiled
 from keras_transformer.backend_decoding import repeat_while
-from keras_transformer.decoding.errors import check_finite, check_integer
+from keras_transformer.decoding.errors import RowError, check_finite, check_integer, checked_source
 from keras_transformer.decoding.rules import IMPOSSIBLE, Rules
 from keras_transformer.layers.masking import padding_mask
 from keras_transformer.text.ids import check_ids
@@ -84,21 +84,14 @@ class Search:
             ValueError: an id is outside the vocabulary, the model's logits are not finite, or a prefix leaves no room for a
                 translation.
         """
-        source = self._checked_source(source)
+        source = checked_source(self.model, source)
         return self._found(source, prefix, self._inputs(source, range(len(source)) if keys is None else keys))
-
-    def _checked_source(self, source):
-        source = np.asarray(source)
-        if source.ndim != 2:
-            raise ValueError(f"source must have two axes, sentences and positions. Received: shape {source.shape}.")
-        check_ids(source, self.model.num_source_pieces, "source")
-        return source
 
     def _found(self, source, prefix, inputs):
         """What __call__ returns; ``inputs`` are the arrays that the search takes beside the source."""
         inputs = {"source": source} | inputs
-        if prefix is not None:
-            inputs["prefix"] = self._checked_prefix(source, np.asarray(prefix))
+        if prefix is not None and (prefix := self._checked_prefix(source, np.asarray(prefix))).size:
+            inputs["prefix"] = prefix
         tensors = {name: ops.convert_to_tensor(x, dtype=self._dtype(x)) for name, x in inputs.items()}
         ids, scores = self._until_done(tensors, len(source))
         check_finite(scores)
@@ -116,18 +109,20 @@ class Search:
         """The prefix, (B, P); a row may be all pad."""
         if prefix.ndim != 2 or len(prefix) != len(source):
             raise ValueError(f"prefix must be of shape ({len(source)}, P), a row a source. Received: {prefix.shape}.")
-        special = np.isin(prefix, [self.model.bos_id, self.model.eos_id])
-        if special.any() or prefix.min(initial=0) < 0 or prefix.max(initial=0) >= self.model.vocabulary_size:
+        check_ids(prefix, self.model.vocabulary_size, "prefix")
+        there = prefix != self.model.pad_id
+        if np.isin(prefix, [self.model.bos_id, self.model.eos_id]).any() or (there[:, 1:] > there[:, :-1]).any():
             raise ValueError(
-                f"prefix must hold ids below {self.model.vocabulary_size} without bos and eos. Received: {prefix.tolist()}."
+                f"prefix must hold ids without bos and eos, and pad behind them alone. Received: {prefix.tolist()}."
             )
-        lengths = (prefix != self.model.pad_id).sum(axis=1)
+        lengths = there.sum(axis=1)
         limits = [self._limit(int((row != self.model.pad_id).sum())) for row in source]
         full = np.flatnonzero(lengths >= limits)
         if full.size:
-            raise ValueError(
-                f"The prefix of row {full[0]} has {lengths[full[0]]} ids, and its translation may have {limits[full[0]]} "
-                "tokens. Raise max_length or length_ratio."
+            raise RowError(
+                f"The prefix for {{}} has {lengths[full[0]]} ids, and a translation may have {limits[full[0]]} tokens there. Raise "
+                "max_length or length_ratio.",
+                full[:1].tolist(),
             )
         return prefix
 
@@ -231,7 +226,7 @@ class Search:
             return (few, *(state[name] for name in names))
 
         values = (ops.convert_to_tensor(few, dtype="int32"), *state.values())
-        _, *values = repeat_while(unfinished, extend, values, state["step"])
+        _, *values = repeat_while(unfinished, extend, values, place=1 + names.index("step"))
         return dict(zip(names, values, strict=True))
 
     def _log_probabilities(self, state):

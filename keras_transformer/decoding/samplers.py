@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_transformer.decoding.loop import Search
 from keras_transformer.decoding.search import BeamSearch
+from keras_transformer.decoding.weights import Weights
 
 
 class SamplerSearch(Search):
@@ -22,7 +23,7 @@ class SamplerSearch(Search):
     Args:
         model: a Transformer.
         sampler: a keras_nlp.samplers.Sampler.
-        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
         rules: a Rules, what may be produced; None for Rules().
 
     Call arguments:
@@ -39,6 +40,7 @@ class SamplerSearch(Search):
     Example:
 
     >>> import keras_nlp  # doctest: +SKIP
+    >>> import numpy as np
     >>> import keras_transformer as kt
     >>> model = kt.Transformer(vocabulary_size=20, d_model=8, num_heads=2, num_layers=1)
     >>> sampler = keras_nlp.samplers.TopPSampler(p=0.9, seed=1)  # doctest: +SKIP
@@ -53,7 +55,7 @@ class SamplerSearch(Search):
         super().__init__(model, max_length, rules)
 
     def _holder(self):
-        return _Both(self.model, self.sampler)
+        return Weights(self.model, self.sampler)
 
     def _begin(self, state):
         draws = tuple(ops.convert_to_tensor(variable) for variable in self.sampler.variables)
@@ -102,7 +104,7 @@ def sampler_search(sampler, model, max_length=None, rules=None):
     Args:
         sampler: a keras_nlp.samplers.Sampler.
         model: a Transformer.
-        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
         rules: a Rules; None for Rules().
 
     Returns:
@@ -151,17 +153,6 @@ def find_sampler(identifier):
             'arguments go as in {"class_name": "top_p", "config": {"p": 0.9, "seed": 1}}.'
         ) from None
     return found
-
-
-class _Both:
-    """The variables of a model and of a sampler, for compilation."""
-
-    def __init__(self, model, sampler):
-        self.model, self.sampler = model, sampler
-
-    @property
-    def variables(self):
-        return [*self.model.variables, *self.sampler.variables]
 
 
 def _check_sampler(sampler):

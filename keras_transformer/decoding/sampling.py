@@ -29,13 +29,13 @@ class Sampling(Search):
         top_p: of these, the fewest whose probabilities sum to this; 1 for all.
         min_p: of these, those with at least this share of the most probable one's probability; 0 for all.
         seed: of the random numbers; equal seeds give equal draws.
-        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
         rules: a Rules, what may be produced; None for Rules().
 
     Call arguments:
         source: (B, S) integer ids.
         prefix: (B, P) ids that the translations begin with, filled up with pad; None for none.
-        keys: (B,) integers; a sentence of the same key gets the same random numbers. None for the places in the batch.
+        keys: (B,) integers from 0; a sentence of the same key gets the same random numbers. None for the places in the batch.
 
     Returns:
         ids (B, W, L) int32 in the order drawn, ended by eos where it came before the limit and filled up with pad; scores (B, W)
@@ -78,13 +78,19 @@ class Sampling(Search):
         self.seed = seed
 
     def _inputs(self, source, keys):
-        """Uniform numbers for each token, (B, W, L): Philox counts from the sentence's key."""
-        shape = (self.samples, self._longest(source.shape[1]))
+        """Uniform numbers for each token, (B, W, L): Philox counts from the sentence's key.
+
+        They are drawn token by token, all samples of one before the next: L depends on the batch's padding.
+        """
+        keys = np.asarray(keys)
+        if keys.shape != (len(source),) or (keys.size and (keys.dtype.kind not in "iu" or keys.min() < 0)):
+            raise ValueError(f"keys must be {len(source)} integers from 0, one a row. Received: {keys.tolist()}.")
+        shape = (self._longest(source.shape[1]), self.samples)
         draws = [
-            np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, int(key)])).random(shape, "float32")
+            np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, int(key)])).random(shape, "float32").T
             for key in keys
         ]
-        return {"uniforms": np.array(draws, dtype="float32").reshape(-1, *shape)}
+        return {"uniforms": np.array(draws, dtype="float32").reshape(-1, *shape[::-1])}
 
     def _begin(self, state):
         return state | {"ended": ops.zeros_like(state["ids"][:, :, 0], dtype="bool")}

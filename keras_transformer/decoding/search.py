@@ -40,7 +40,7 @@ class GreedySearch(_Ranked):
     Args:
         model: a Transformer.
         length_penalty: exponent of the score's length normalisation; it does not change which ids are found.
-        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
         normalization: "gnmt" or "average"; see BeamSearch.
         rules: a Rules, what may be produced; None for Rules().
 
@@ -104,7 +104,7 @@ class BeamSearch(_Ranked):
         beam_size: W.
         length_penalty: finished hypotheses are ranked by log-probability / ((5 + length) / 6) ** length_penalty, Wu et
             al.'s alpha; 0 ranks by log-probability.
-        max_length: most tokens a translation may have; None for what ``rules.length_ratio`` gives.
+        max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
         n_best: how many translations a sentence gets, N; None for W. Fewer end sooner.
         normalization: "gnmt" as above; "average" for log-probability / length ** length_penalty, at 1 the mean of the tokens'.
         rules: a Rules, what may be produced; None for Rules().

@@ -3,8 +3,8 @@
 Keras's own PyDataset workers wait for ever for a process that was killed. Here each worker is a child of its own with two pipes:
 its end closes the pipe, which a thread sees at once; a worker that hangs is given up after ``timeout`` seconds. Workers import
 NumPy, SentencePiece and Arrow alone, so that they start in a moment, whatever the backend; and they end by themselves when the
-process that started them is gone. Signals that ask for an end (Ctrl-C reaches all processes of a terminal) are for that process
-to answer: workers go on.
+process that started them is gone. Signals that ask a process to end are for that process: a terminal sends Ctrl-C to all of them,
+and training that ends in an orderly way still wants batches.
 """
 
 import contextlib
