@@ -46,6 +46,7 @@ def arguments():
     parser.add_argument("--length-penalty", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sentences", type=int, help="of the test set; all if not given")
+    parser.add_argument("--plot", type=Path, help="PNG of perplexity on val by update")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -145,13 +146,39 @@ def report(results, options):
         )
     for bleu_score in results[-1]["scores"].values():
         print(bleu_score.signature)
-    for norm in dict.fromkeys(row["norm"] for row in results):
-        folder = options.output / norm
-        print(f"{norm}: curve {folder / 'curves.png'}, certificate by keras-transformer certify {folder / 'averaged'}")
+    curves = {
+        norm: kt.callbacks.read_curves(options.output / norm / "curves.csv")
+        for norm in dict.fromkeys(row["norm"] for row in results)
+    }
+    for norm, rows in curves.items():
+        shown = rows[:: max(1, len(rows) // 12)]
+        print(
+            f"{norm}, perplexity on val by update: "
+            + ", ".join(f"{row['step']} {row['val_perplexity']:.2f}" for row in shown)
+        )
+        print(f"certificate: keras-transformer certify {options.output / norm / 'averaged'}")
+    if options.plot:
+        draw(curves, options.plot)
     if options.json:
         for row in results:
             row["scores"] = {name: [found.value, found.signature] for name, found in row["scores"].items()}
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def draw(curves, path):
+    """Perplexity on val by update, a line a norm."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for norm, rows in curves.items():
+        axes.plot([row["step"] for row in rows], [row["val_perplexity"] for row in rows], label=f"{norm}-LN")
+    axes.set_yscale("log")
+    axes.set_xlabel("update")
+    axes.set_ylabel("perplexity on val")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

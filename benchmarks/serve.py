@@ -1,6 +1,7 @@
 """A server under load, on loopback: 32 clients at once beside one, each reply compared with the offline translation.
 
     python benchmarks/serve.py runs/en-de --source test.en --clients 32 --seconds 60 --json build/serve.json
+    python benchmarks/serve.py saved_models/en-de --offline runs/en-de --source test.en
 
 The server is a process of its own, the clients share another: on few cores they take time from each other, so that the throughput
 is a lower bound.
@@ -15,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,23 +29,34 @@ def server(run, *options, backend=None):
     command = [sys.executable, "-m", "keras_transformer", "serve", str(run), "--port", "0", *options]
     command += ["--backend", backend] if backend else []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    said, reader = [], None
     try:
-        said = []
         while not (line := process.stderr.readline()).startswith("http"):
             said.append(line)
             if not line:
                 raise RuntimeError(f"The server did not start: {''.join(said)}")
         address = line.split("/ ")[0]
+        reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)  # a full pipe would stop it
+        reader.start()
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{address}/healthz").status_code == 200:
                     break
+            if process.poll() is not None:
+                reader.join()
+                raise RuntimeError(f"The server did not start: {''.join(said)}")
             time.sleep(0.1)
         yield process, address
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        if reader is not None:
+            reader.join()
         process.stderr.close()
 
 
@@ -90,7 +103,8 @@ def offline(run, texts, beam_size, backend):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run")
+    parser.add_argument("run", help="what is served: a run, a translator, or an exported SavedModel")
+    parser.add_argument("--offline", help="the run that replies are compared with, where a SavedModel is served")
     parser.add_argument("--source", help="sentences, a line each; those of the built-in corpus if none are given")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
@@ -105,7 +119,7 @@ def main():
         from keras_transformer.text import demo_corpus
 
         texts = demo_corpus().test.source[:500]
-    expected = offline(arguments.run, texts, arguments.beam_size, arguments.backend)
+    expected = offline(arguments.offline or arguments.run, texts, arguments.beam_size, arguments.backend)
     rows = []
     with server(arguments.run, backend=arguments.backend) as (_, address):
         for clients, seconds in (

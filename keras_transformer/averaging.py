@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from keras_transformer.artifacts import ArtifactError, read_state
+from keras_transformer.artifacts import ArtifactError, check_folder, read_state
 from keras_transformer.callbacks.checkpoints import is_less_better
 from keras_transformer.checkpoints import average_checkpoints, list_checkpoints
-from keras_transformer.translator import Translator
+from keras_transformer.translator import FORMAT_FILE, Translator
 
 
 def average_run(run, output, last=None, best=None, monitor="val_bleu"):
@@ -16,12 +16,13 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
         output: folder of the translator to write.
         last: how many of the newest checkpoints; None for all, if ``best`` is None too.
         best: how many of the best, by ``monitor``.
-        monitor: a name in the logs of an epoch.
+        monitor: a name in the logs of an epoch; the smaller the better of losses, perplexities and errors, the larger of others.
 
     Returns:
         Paths of the checkpoints taken.
 
     Raises:
+        ValueError: ``last`` or ``best`` is no integer from 1, both are given, or ``output`` holds something else.
         ArtifactError: a ValueError: the run has fewer checkpoints, or one that is not whole.
 
     Example:
@@ -29,6 +30,12 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
         from keras_transformer.averaging import average_run
         average_run("runs/en-de", "runs/en-de-averaged", last=5)
     """
+    for name, value in (("last", last), ("best", best)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be an integer from 1, or None. Received: {name}={value!r}.")
+    if last is not None and best is not None:
+        raise ValueError(f"Checkpoints are taken by time or by merit. Received: last={last} and best={best}. Give one.")
+    check_folder(output, FORMAT_FILE)
     run = Path(run)
     paths = list_checkpoints(run / "checkpoints")
     if best is not None:
@@ -60,6 +67,6 @@ def _best(paths, count, monitor):
     merits = [
         (sign * state["history"][-1][monitor], path)
         for path, state in states
-        if state["position"] == 0 and state["history"] and monitor in state["history"][-1]
+        if state.get("position") == 0 and state.get("history") and monitor in state["history"][-1]
     ]
     return [path for _, path in sorted(merits, key=lambda pair: pair[0], reverse=True)[:count]]

@@ -42,9 +42,22 @@ def get_random_state():
 
 
 def set_random_state(states):
-    """Brings the generators to where get_random_state found them; those that this backend or machine has not are left out."""
+    """Brings the generators to where get_random_state found them; those that this backend or machine has not are left out.
+
+    Raises:
+        ValueError: an array is no state of a generator. All are then as they were.
+    """
     if keras.backend.backend() != "torch":
         return
+    before = get_random_state()
+    try:
+        _set_torch_states(states)
+    except (RuntimeError, TypeError) as error:
+        _set_torch_states(before)
+        raise ValueError(f"it holds no state of PyTorch's generators: {error}") from None
+
+
+def _set_torch_states(states):
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.artifacts import ArtifactError, check_hdf5, check_sidecar, parse_json, write_with_sidecar
+from keras_transformer.backend_training import copy_to_host
 from keras_transformer.model_configs import check_config
 
 CONFIG_FILE = "model.json"
@@ -115,8 +116,8 @@ def load_weights(model, path, allow_non_finite=False):
         allow_non_finite: whether weights may be NaN or infinite.
 
     Raises:
-        ArtifactError: a ValueError: the file or its sidecar is missing or damaged, or the weights are another model's or not
-        finite.
+        ArtifactError: a ValueError: the file or its sidecar is missing or damaged, or weights or the optimizer's state are another
+            model's or not finite. Model and optimizer are then as they were.
     """
     check_sidecar(path)
     optimizer = getattr(model, "optimizer", None)
@@ -152,24 +153,25 @@ def _load(model, path, arrays, allow_non_finite):
         raise ArtifactError(path, f"{reason}: it holds {len(found)} arrays, the model has {len(expected)}", advice)
     if found != expected:
         raise ArtifactError(path, f"{reason}: its arrays have other shapes than the model's", advice)
-    before = [ops.convert_to_numpy(weight) for weight in model.weights]
+    variables = [*model.weights, *(model.optimizer.variables if getattr(model, "optimizer", None) else [])]
+    before = copy_to_host(variables)
     try:
         model.load_weights(path)
-        bad = None if allow_non_finite else _first_non_finite(model)
+        bad = None if allow_non_finite else _first_non_finite(variables)
         if bad is not None:
             raise ArtifactError(
                 path, f"{bad} holds numbers that are not finite", "Give allow_non_finite=True to load it all the same."
             )
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
-        for weight, value in zip(model.weights, before, strict=True):
-            weight.assign(value)
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(path, f"{reason}: {error}", advice) from error
 
 
-def _first_non_finite(model):
-    for weight in model.weights:
-        if not np.isfinite(np.asarray(ops.convert_to_numpy(ops.cast(weight, "float32")))).all():
-            return weight.path
+def _first_non_finite(variables):
+    for variable in variables:
+        if not np.isfinite(np.asarray(ops.convert_to_numpy(ops.cast(variable, "float32")))).all():
+            return variable.path
     return None

@@ -11,6 +11,7 @@ tensorboard/      the same for TensorBoard
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import keras
@@ -53,7 +54,7 @@ _FROM_RECIPE = ("batch_tokens", "vocabulary_size")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a run trains on and how; none of it can change when the run goes on.
+    """What a run trains on and how; none of it can change when the run goes on, but for ``remat``, which changes no number.
 
     Attributes:
         source: path of the training text; with target=None of a file of both sides, or the folder of prepared text.
@@ -68,6 +69,7 @@ class Settings:
         remat: whether training computes activations twice to save memory; see Transformer.
         separate_vocabularies: whether source and target get a vocabulary each, of vocabulary_size pieces; prepared text has what it
             was prepared with.
+        dtype: Keras's policy of the model, such as "mixed_bfloat16"; None for the global one.
     """
 
     source: str
@@ -81,6 +83,7 @@ class Settings:
     accumulate: int = 1
     remat: bool = False
     separate_vocabularies: bool = False
+    dtype: str | None = None
 
     def __post_init__(self):
         get_preset(self.preset)
@@ -104,7 +107,8 @@ class Settings:
         """All of it as a dict, the preset's values in place of None."""
         values = dataclasses.asdict(self)
         recipe = get_preset(self.preset)["recipe"]
-        return values | {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
+        values |= {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
+        return values | {"dtype": self.dtype or keras.config.dtype_policy().name}
 
     @classmethod
     def read(cls, path):
@@ -181,10 +185,19 @@ class Run:
         if isinstance(self.tokenizer, TokenizerPair):
             sizes |= {"source_vocabulary_size": self.tokenizer.source.vocabulary_size, "tie_embeddings": "decoder"}
         self.model = Transformer.from_preset(
-            settings.preset, self.tokenizer.vocabulary_size, seed=settings.seed, remat=settings.remat, **sizes
+            settings.preset,
+            self.tokenizer.vocabulary_size,
+            seed=settings.seed,
+            remat=settings.remat,
+            dtype=settings.dtype,
+            **sizes,
         )
         self.model.compile()
         optimizer = self.model.optimizer
+        if isinstance(
+            optimizer, keras.optimizers.LossScaleOptimizer
+        ):  # of mixed_float16: compile puts it around all the others
+            optimizer = optimizer.inner_optimizer
         if settings.accumulate > 1:
             optimizer = AccumulateGradients(optimizer, settings.accumulate)
         self.model.compile(SkipNonFinite(optimizer))
@@ -195,6 +208,7 @@ class Run:
             self.epoch, self.history = state["epoch"], state["history"]
         if not begun:
             with FolderLock(self.folder):
+                self._is_begun()  # by now perhaps, by another process with other settings
                 write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
                 settings.write(self.folder / SETTINGS_FILE)
 
@@ -221,7 +235,7 @@ class Run:
         return False
 
     def _check_settings(self, before, now):
-        different = [name for name in before if not _is_same(name, before[name], now[name])]
+        different = [name for name in before if name != "remat" and not _is_same(name, before[name], now[name])]
         if different:
             held = ", ".join(f"{name}={before[name]!r}" for name in different)
             received = ", ".join(f"{name}={now[name]!r}" for name in different)
@@ -315,6 +329,7 @@ class Run:
             finally:
                 for callback in (progress, tensorboard):
                     callback.on_train_end()
+                checkpoints.release()
                 self.batches.close()
             self._save_translator_if_missing()
 
@@ -337,7 +352,10 @@ class Run:
             step = step_memory(self.model, self.batches.batch_tokens, length, self.settings.accumulate)
             last = latest_checkpoint(self.folder / "checkpoints")
             kept = f"The last checkpoint, {last.name}, is as it was." if last else "There is no checkpoint so far."
-            raise OutOfMemory(f"Training does not fit into memory. {kept}\n{advice(step, device_memory())}") from error
+            raise OutOfMemory(
+                f"Training does not fit into memory. {kept}\n{advice(step, device_memory())}\nOptions of train are --remat, with "
+                "which this run can go on, and --batch-tokens, --accumulate and --dtype, which want a new output folder."
+            ) from error
 
     def _fit_model(self, epochs, callbacks):
         self.model.fit(self.batches, validation_data=self.validation, epochs=epochs, callbacks=callbacks, verbose=0)
@@ -357,9 +375,13 @@ class _BestTranslator(keras.callbacks.Callback):
         self.checkpoints = checkpoints
 
     def on_train_begin(self, logs=None):
-        if (
-            self.checkpoints.history and not self.checkpoints.position
-        ):  # a kill may have come between checkpoint and translator
+        # What a kill has left while one was written: without the old one's name where a replacement takes two renames.
+        for left in sorted(self.folder.glob(".translator-*"), key=lambda path: not path.name.endswith("-old")):
+            if left.name.endswith("-old") and not (self.folder / "translator").exists():
+                left.rename(self.folder / "translator")
+            shutil.rmtree(left, ignore_errors=True)
+        # A kill may have come between checkpoint and translator.
+        if self.checkpoints.history and not self.checkpoints.position:
             self.on_epoch_end(self.checkpoints.epoch - 1)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.artifacts import MANIFEST_FILE, ArtifactError, check_manifest, new_folder, write_manifest
+from keras_transformer.artifacts import (
+    MANIFEST_FILE,
+    ArtifactError,
+    check_manifest,
+    new_folder,
+    parse_json,
+    write_manifest,
+)
 from keras_transformer.decoding.constrained import ConstrainedBeamSearch
 from keras_transformer.decoding.errors import RowError, check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
@@ -27,6 +34,7 @@ FORMAT_FILE = "translator.json"
 FORMAT_VERSION = 2
 _WITHOUT_MANIFEST = 1  # the version before, which still loads
 _KIND = "translator"
+_MOST_FORMAT = 10_000  # bytes of the file that tells it
 
 
 class Translator:
@@ -343,7 +351,8 @@ class Translator:
                     "Expected a folder written by Translator.save.",
                 )
         try:
-            version = json.loads((folder / FORMAT_FILE).read_text(encoding="utf-8"))["format_version"]
+            with open(folder / FORMAT_FILE, "rb") as file:
+                version = parse_json(file.read(_MOST_FORMAT), folder / FORMAT_FILE)["format_version"]
         except (ValueError, TypeError, KeyError):
             raise ArtifactError(
                 folder / FORMAT_FILE, "it is damaged: it does not say which format the folder has", "Save it anew."
@@ -358,9 +367,14 @@ class Translator:
             check_manifest(folder, _KIND)
         try:
             tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
-            translator = cls(load_model(folder), tokenizer)
-        except ArtifactError:
-            raise
+        except ImportError:
+            raise  # says what to install
+        except Exception as error:  # the libraries that read it raise anything
+            reason = str(error).rstrip(".") if isinstance(error, ValueError) else f"it is no tokenizer: {error!r}"
+            raise ArtifactError(folder / TOKENIZER_FILE, reason) from None
+        model = load_model(folder)
+        try:
+            translator = cls(model, tokenizer)
         except ValueError as error:
             raise ArtifactError(folder / TOKENIZER_FILE, str(error).rstrip(".")) from None
         return translator if precision is None else cls(at_precision(translator.model, precision), tokenizer)

@@ -1,8 +1,8 @@
 """The application over HTTP's words, around an engine without a model; and around real ones, compared with Python's answers."""
 
+import contextlib
 import json
 import threading
-import time
 
 import keras
 import numpy as np
@@ -60,6 +60,21 @@ def test_attention_has_a_row_a_piece(client):
 
 
 @once
+def test_words_are_aligned_with_what_they_looked_at_most():
+    class Looking(Backwards):
+        def attention(self, source, hypotheses):
+            """Each piece looks at the one it is, which stands as far from the end as it from the beginning."""
+            return [np.eye(len(source))[[*range(len(source) - 2, -1, -1), -1]] for _ in hypotheses]
+
+    with client_of(Looking()) as client:
+        (one,) = client.post("/v1/translate", json={"texts": ["two cats"], "attention": True}).json()["translations"]
+    hypothesis = one["hypotheses"][0]
+    assert hypothesis["text"] == "stac owt "  # three words: the mark of a word's beginning is a piece of its own
+    assert hypothesis["alignment"] == [[1, 0], [0, 1], [0, 2]]
+    assert hypothesis["attention"][0] == [0.0] * 8 + [1.0, 0.0]
+
+
+@once
 def test_stream_sends_the_text_as_it_grows(client):
     reply = client.post("/v1/translate/stream", json={"text": "a dog runs"})
     assert reply.headers["content-type"].startswith("text/event-stream")
@@ -98,35 +113,53 @@ def test_limits_are_told_with_their_reason():
 
 
 @once
+def test_a_beam_that_the_engine_does_not_search_is_told_at_the_start():
+    with pytest.raises(ValueError, match="beam_size must be from 1 to 4 for this model. Received: 9"):
+        create_app(Backwards(), Settings(beam_size=9))
+
+
+@contextlib.contextmanager
+def busy(client, engine):
+    """While a request is held up in the engine: a list that gets its reply when the block has ended."""
+    replies = []
+    engine.may_go_on.clear()
+    first = threading.Thread(target=lambda: replies.append(client.post("/v1/translate", json={"texts": ["a dog"]})))
+    first.start()
+    assert engine.begun.wait(10)
+    try:
+        yield replies
+    finally:
+        engine.may_go_on.set()
+        first.join()
+
+
+@once
 def test_too_slow_and_too_many():
     def post():
         return client.post("/v1/translate", json={"texts": ["a dog"]})
 
-    with client_of(Backwards(0.5), timeout=0.1) as client:
+    engine = Backwards()
+    engine.may_go_on.clear()
+    with client_of(engine, timeout=0.1) as client:
         refused(post(), 503, "longer than 0.1 s")
         assert client.get("/healthz").status_code == 200
-    with client_of(Backwards(1.0), max_concurrency=1) as client:
-        first = threading.Thread(target=post)
-        first.start()
-        time.sleep(0.4)
-        reply = post()
-        refused(reply, 429, "1 requests are in progress already")
-        assert reply.headers["retry-after"] == "1"
-        first.join()
-        assert post().status_code == 200
+        engine.may_go_on.set()
+    engine = Backwards()
+    with client_of(engine, max_concurrency=1) as client:
+        with busy(client, engine) as replies:
+            reply = post()
+            refused(reply, 429, "1 requests are in progress already")
+            assert reply.headers["retry-after"] == "1"
+        assert replies[0].status_code == post().status_code == 200
 
 
 @once
 def test_a_stopping_server_finishes_and_refuses():
-    with client_of(Backwards(0.5)) as client:
-        replies = []
-        first = threading.Thread(target=lambda: replies.append(client.post("/v1/translate", json={"texts": ["a dog"]})))
-        first.start()
-        time.sleep(0.2)
+    engine = Backwards()
+    with client_of(engine) as client, busy(client, engine) as replies:
         client.app.state.service.draining = True
         refused(client.get("/healthz"), 503, "stopping")
         refused(client.post("/v1/translate", json={"texts": ["a dog"]}), 503, "The server is stopping")
-        first.join()
     assert replies[0].json()["translations"][0]["text"] == backwards("a dog")
 
 
@@ -201,7 +234,7 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
     translator = kt.Translator(make_model(), TOKENIZER)
     texts = ["a dog runs", "two cats sleep", "a", "two dogs", "a cat runs two dogs"]
     expected = translator.translate(texts, beam_size=2)
-    greedy = translator.translate(texts[:1], beam_size=1)[0]
+    greedy = translator.translate(texts[:3], beam_size=1)
     warm_up = keras.backend.backend() == "torch"  # elsewhere it compiles shapes that are not met here
     with client_of(TranslatorEngine(translator), batch_delay=0.2, beam_size=2, warm_up=warm_up) as client:
         replies = [None] * len(texts)
@@ -217,8 +250,9 @@ def test_a_translator_served_says_what_it_says_offline(tmp_path):
         assert [reply["translations"][0]["text"] for reply in replies] == expected
         sums = np.sum(replies[0]["translations"][0]["hypotheses"][0]["attention"], axis=1)
         np.testing.assert_allclose(sums, 1, atol=1e-3)
-        reply = client.post("/v1/translate/stream", json={"text": texts[0]})
-        assert json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["text"] == greedy
+        for text, expected in zip(texts, greedy, strict=False):  # of several lengths
+            reply = client.post("/v1/translate/stream", json={"text": text})
+            assert json.loads(reply.text.strip().split("\n\n")[-1].removeprefix("data: "))["text"] == expected
     translator.save(tmp_path / "run" / "translator")
     engine = load_engine(tmp_path / "run")
     assert isinstance(engine, TranslatorEngine) and engine.name == "run"

@@ -15,6 +15,7 @@ from keras_transformer.artifacts import (
     ArrayFile,
     FolderInUse,
     FolderLock,
+    disk,
     list_steps,
     prune_steps,
     write_arrays,
@@ -60,7 +61,7 @@ with FolderLock(sys.argv[1]):
 """
 
 
-def test_one_writer_and_a_dead_one_is_taken_over(tmp_path):
+def test_one_writer_and_a_dead_one_is_taken_over(tmp_path, monkeypatch):
     """The child imports the file layer alone, which is quick."""
     bare = "import sys, types; p = types.ModuleType('keras_transformer'); "
     bare += f"p.__path__ = {kt.__path__!r}; sys.modules['keras_transformer'] = p\n"
@@ -69,6 +70,10 @@ def test_one_writer_and_a_dead_one_is_taken_over(tmp_path):
         assert child.stdout.readline() == "held\n"
         with pytest.raises(FolderInUse, match=f"is in use: process {child.pid} on {os.uname().nodename} writes there"):
             FolderLock(tmp_path).__enter__()
+        with monkeypatch.context() as patch:  # as in two containers with one host name
+            patch.setattr(os, "getpid", lambda: child.pid)
+            with pytest.raises(FolderInUse):
+                FolderLock(tmp_path).__enter__()
     finally:
         child.kill()
         child.communicate()
@@ -82,6 +87,15 @@ def test_a_damaged_checkpoint_does_not_stop_those_after_it(tmp_path):
     (tmp_path / "step-2" / "state.json").write_bytes(b"{")
     prune_steps(tmp_path, keep=1, best=1, merit=lambda state: state["score"])
     assert [path.name for path in list_steps(tmp_path)] == ["step-1", "step-2", "step-4"]
+
+
+def test_folders_on_the_way_are_brought_to_disk(tmp_path, monkeypatch):
+    """What a power cut leaves: a folder that is whole, in one that is not there, is lost."""
+    synced, to_disk = [], disk.to_disk
+    monkeypatch.setattr(disk, "to_disk", lambda path: (synced.append(str(path)), to_disk(path)))
+    write_step(tmp_path / "runs" / "a", 3, {}, {}, {})
+    above = [str(tmp_path), str(tmp_path / "runs"), str(tmp_path / "runs" / "a")]
+    assert [path for path in synced if path in above] == above
 
 
 def test_only_steps_are_checkpoints(tmp_path):
@@ -103,6 +117,16 @@ def test_weights_with_a_sidecar(tmp_path):
     kt.load_weights(other, path)
     for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(7)
+    model.optimizer.variables[-1].assign(model.optimizer.variables[-1] + np.nan)
+    kt.save_weights(model, path)
+    other.compile()
+    with pytest.raises(kt.ArtifactError, match="holds numbers that are not finite. Give allow_non_finite=True"):
+        kt.load_weights(other, path)
+    assert int(other.optimizer.iterations) == 0
+    kt.load_weights(other, path, allow_non_finite=True)
+    assert int(other.optimizer.iterations) == 7
     larger = kt.Transformer(21, d_model=8, num_heads=2, num_layers=1)
     with pytest.raises(kt.ArtifactError, match="the weights do not fit the architecture"):
         kt.load_weights(larger, path)

@@ -606,6 +606,22 @@ def test_a_workers_end_ends_fit_and_the_state_goes_on(pairs, tokenizer, end, mon
         batches.close()
 
 
+def test_workers_outlive_a_reading_by_the_way(pairs, tokenizer):
+    """Begun within, they are not thrown away; those that died within are not put back."""
+    batches = kt.Batches(*pairs, tokenizer, batch_tokens=256, num_workers=1)
+    try:
+        with batches.aside():
+            batches[0]
+            begun = batches._prefetch.pids
+        batches[0]
+        assert batches._prefetch.pids == begun
+        with batches.aside():
+            batches.close()
+        assert triples(batches[0]) == triples(kt.Batches(*pairs, tokenizer, batch_tokens=256)[0])
+    finally:
+        batches.close()
+
+
 # Several devices and processes
 
 

@@ -1,7 +1,6 @@
 """The batcher alone, around an engine without a model."""
 
 import asyncio
-import threading
 
 import keras
 import pytest
@@ -88,27 +87,22 @@ def test_the_best_alone_is_searched_where_nobody_asks_for_more():
 def test_more_than_may_wait_is_refused_and_a_request_that_ended_is_not_searched():
     from served_engine import Backwards
 
-    class Slow(Backwards):
-        def search(self, sources, beam_size, only_best=False):
-            begun.set()
-            go_on.wait(10)
-            return super().search(sources, beam_size, only_best)
-
     async def crowd(batcher):
         first = asyncio.ensure_future(batcher.search([SOURCES[0]], 1))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(engine.begun.wait, 10)
         ended = asyncio.ensure_future(batcher.search([SOURCES[1]], 1))
         await asyncio.sleep(0.01)
         with pytest.raises(Overloaded, match="1 sentences wait already"):
             await batcher.search(SOURCES * 3, 4)
         ended.cancel()
         await asyncio.sleep(0.01)
+        assert batcher.waiting == 0  # nor does it count any more
         last = asyncio.ensure_future(batcher.search([SOURCES[2]], 1))
-        go_on.set()
+        engine.may_go_on.set()
         return await first, await last
 
-    begun, go_on = threading.Event(), threading.Event()
-    engine = Slow()
+    engine = Backwards()
+    engine.may_go_on.clear()
     run(crowd, engine, delay=0.0, max_waiting_tokens=64)
     assert engine.batches == [1, 1]
 
@@ -128,3 +122,18 @@ def test_an_engine_that_fails_fails_its_batch_alone():
         return await batcher.search(SOURCES, 2)
 
     assert len(run(both, Failing())) == 4
+
+
+def test_an_engine_that_answers_too_little_stops_nobody_else():
+    from served_engine import Backwards
+
+    class Short(Backwards):
+        def search(self, sources, beam_size, only_best=False):
+            return super().search(sources, beam_size, only_best)[: None if beam_size == 2 else -1]
+
+    async def both(batcher):
+        with pytest.raises(ValueError, match="gave 3 answers for 4 sources"):
+            await batcher.search(SOURCES, 1)
+        return await batcher.search(SOURCES, 2)
+
+    assert len(run(both, Short())) == 4

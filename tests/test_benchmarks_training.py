@@ -1,5 +1,6 @@
-"""The frame of the benchmarks, and the table of training steps on a model of one layer."""
+"""The frame of the benchmarks, and each table about training, with as few rounds as it takes."""
 
+import importlib
 import json
 import sys
 import time
@@ -102,3 +103,30 @@ def test_a_table_of_training_steps(modules, monkeypatch, tmp_path):
     (group,) = json.loads(file.read_text())["results"]
     assert group.keys() == {*names, "matrix products"} and all(len(bursts) == 2 for bursts in group.values())
     assert "ours, PyTorch / torch.nn.Transformer" in result.output
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("loss", ["--rounds", "1", "--seconds", "0.1", "--backends", "torch"], ["PyTorch, chunks", "PyTorch, plain"]),
+        ("start", ["--rounds", "1", "--only", "ours, PyTorch"], ["ours, PyTorch", "--help"]),
+        ("length", ["--rounds", "1", "--only", "ours, PyTorch"], ["ours, PyTorch, 64", "ours, PyTorch, 128"]),
+        ("fit", ["--rounds", "1", "--seconds", "0.1", "--parts", "overhead", "--sizes", "small"], ["overhead"]),
+        ("operations", ["--steps", "1", "--backends", "torch"], ["torch"]),
+    ],
+)
+def test_the_other_tables_come_to_their_end(name, options, rows, monkeypatch, tmp_path):
+    """Each writes every row it was asked for; that a row holds numbers is what its own report needs."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    table = importlib.import_module(name)
+    if name == "length":
+        monkeypatch.setattr(table, "LENGTHS", (64, 128))
+        options = [*options, "--plot", str(tmp_path / "length.png")]
+    if name == "fit":
+        monkeypatch.setattr(table, "BACKENDS", {"torch": "PyTorch"})
+    file = tmp_path / "results.json"
+    result = CliRunner().invoke(table.main, [*options, "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "left out" not in result.output
+    assert set(rows) <= json.loads(file.read_text())["results"].keys()

@@ -263,6 +263,14 @@ def test_checkpoints_every_so_many_steps(model, batches, tmp_path):
     assert steps == [*range(3, len(batches), 3), len(batches)]
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has one step an execution on PyTorch")
+def test_an_execution_of_fewer_steps_than_the_others_counts_them(model, batches, tmp_path):
+    assert len(batches) % 3
+    model.compile(optimizer=keras.optimizers.SGD(0.1), steps_per_execution=3)
+    fit(model, batches, [Checkpoints(tmp_path)], epochs=2)
+    assert load_checkpoint(model, latest_checkpoint(tmp_path))["step"] == 2 * len(batches)
+
+
 class _Signals(keras.callbacks.Callback):
     """Sends a signal to this process at a place in ``fit``."""
 

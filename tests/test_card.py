@@ -29,6 +29,13 @@ def test_a_run_folder_tells_how_its_model_was_made(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("name", "content"), [("run.yaml", "a: ["), ("run.yaml", "7"), ("certificate.json", "{")])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} cannot be used: damaged: .* Take it out"):
+        facts_of_run(tmp_path)
+
+
 def test_says_what_is_known_and_what_is_not(tmp_path):
     model = make_model()
     TOKENIZER.save(tmp_path / "tokenizer.model")

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_transformer as kt
+from keras_transformer.artifacts import ArrayFile, write_arrays, write_manifest
 from keras_transformer.checkpoints import (
     NonFiniteError,
     average_checkpoints,
@@ -122,6 +123,18 @@ def test_mean_is_exact(tmp_path):
     average_checkpoints(model, list_checkpoints(tmp_path))
     means = [np.mean(np.array(group, "float64"), axis=0).astype("float32") for group in zip(*kernels, strict=True)]
     assert_same(means, values(model)[: len(means)])
+    path = tmp_path / "step-1" / "weights.safetensors"
+    arrays = {name: ArrayFile(path).read(name) for name in ArrayFile(path).shapes}
+    *_, last = (array for array in arrays.values() if array.dtype.kind == "f")
+    last.flat[-1] = np.nan
+    for file in (path, path.with_name("manifest.json")):
+        file.unlink()
+    write_arrays(path, arrays)
+    write_manifest(path.parent, "checkpoint")
+    before = values(model)
+    with pytest.raises(kt.ArtifactError, match="holds numbers that are not finite. Leave it out"):
+        average_checkpoints(model, list_checkpoints(tmp_path))
+    assert_same(before, values(model))
     with pytest.raises(ValueError, match="There is no checkpoint to average"):
         average_checkpoints(model, [])
     with pytest.raises(kt.ArtifactError, match="it belongs to another model"):

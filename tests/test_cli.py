@@ -346,6 +346,31 @@ def test_as_a_process_with_another_backend_asked_for(run):
     assert child.stdout == kt.Translator.load(run / "translator").translate(["a dog runs"])[0] + "\n"
 
 
+def test_export_scores_and_refuses_before_it_works(run, texts, tmp_path):
+    pytest.importorskip("ctranslate2")
+    files = ["--source", texts / "val.en", "--target", texts / "val.de"]
+    options = ["--format", "ctranslate2", "--quantization", "int8", "--beam-size", "2", "--licence", "CC0", *files]
+    output = tmp_path / "export"
+    result = CliRunner().invoke(main, [str(word) for word in ("export", run, output, *options)])
+    assert result.exit_code == 0, result.output
+    card = json.loads((output / "card.json").read_text())
+    assert (card["quantization"], card["licence"]) == ("int8", "CC0")
+    scores = card["scores"]
+    assert (
+        scores["of"] == "the model in Python, before the export"
+        and scores["on"] == "val.de"
+        and scores["beam_size"] == 2
+    )
+    assert scores["bleu"].startswith("BLEU = ") and "nrefs:1" in scores["bleu"]
+    assert len(card["data"]) == 4 and card["made_by"]["settings"]["vocabulary_size"] == 300
+    message = "--quantization is an option of --format ctranslate2. Received also: --format onnx"
+    assert message in failure("export", run, output, "--format", "onnx", "--quantization", "int8")
+    message = "--text is an option of --format saved_model. Received also: --format ctranslate2"
+    assert message in failure("export", run, output, "--format", "ctranslate2", "--no-text")
+    assert "Give --source as well" in failure("export", run, output, "--target", texts / "val.de")
+    assert "holds other files" in failure("export", tmp_path / "none", texts)  # before it looks for a model
+
+
 def test_export(run, tmp_path):
     pytest.importorskip("tensorflow", reason="a SavedModel is written by TensorFlow")
     result = CliRunner().invoke(main, ["export", str(run), str(tmp_path / "saved"), "--no-text"])

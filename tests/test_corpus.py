@@ -168,6 +168,14 @@ def test_what_is_no_text_is_refused(source, received):
     assert str(error.value) == f"{received} Expected a file's path or a list of str."
 
 
+def test_a_lone_surrogate_in_a_list_is_a_bad_line():
+    source = ["a"] * 9000 + ["b\ud83d", "c"]
+    with pytest.raises(ValueError, match="source:9001 has a lone surrogate"):
+        read_pairs(source, ["A"] * 9002)
+    corpus = read_pairs(source, ["A"] * 9002, on_bad_line="skip")
+    assert corpus.counts.dropped == {"bad_line": 1} and corpus.lines[-1] == 9002
+
+
 def test_a_stream_has_the_same_rules_as_a_file():
     content = b"\xef\xbb\xbfone\rtwo\r\nthree"
     for data in (content, gzip.compress(content)):

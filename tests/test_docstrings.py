@@ -45,7 +45,7 @@ WITHOUT_AN_EXAMPLE = {
     "export": "verify_export",
     "interchange": "load_preset",
     "testing": "Finding Report",
-    "text": "Corpus DemoCorpus PairCounts WorkerError prepare source_tokenizer",
+    "text": "Corpus DemoCorpus PairCounts WorkerError source_tokenizer",
 }
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.text import as_tokenizer, load_tokenizer
+from keras_transformer.text import TokenizerPair, as_tokenizer, load_tokenizer
 from keras_transformer.text.foreign import KerasNlpTokenizer
 
 EN, DE = ["a dog runs", "a cat sleeps", "the dog sleeps"], ["ein Hund rennt", "eine Katze schläft", "der Hund schläft"]
@@ -36,12 +36,48 @@ def test_hugging_face_rows_have_the_special_ids(hugging_face):
         tokenizer.decode([80])
 
 
+def test_text_that_spells_special_pieces_is_text(hugging_face):
+    """As an eos the text's "[SEP]" would end the row, as a pad "[PAD]" would hide a position."""
+    tokenizer = as_tokenizer(hugging_face)
+    texts = ["a [SEP] dog", "a dog runs", "[PAD][CLS] a cat", "a [SEP]"]
+    rows = tokenizer.encode(texts, add_eos=True)
+    assert all(row.index(3) == len(row) - 1 and not {0, 2} & set(row) for row in rows)
+    assert rows[1] == tokenizer.encode(texts[1], add_eos=True)  # whatever stands beside it
+    assert tokenizer.decode(rows[0]).endswith("dog") and "cat" in tokenizer.decode(rows[2])
+
+
+def test_words_of_the_vocabulary_that_are_special_become_unknown():
+    tokenizer = as_tokenizer(LikeKerasNlp())
+    assert tokenizer.encode("a [END] dog [PAD]", add_eos=True) == [4, 1, 5, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"a": 1}', "no tokenizer of Hugging Face's"),
+        (b'{"kind": "pair", "source": "AAAA"}', "damaged: KeyError 'target'"),
+        (b'{"kind": "pair", "source": "AAAA", "target": 5}', "damaged: TypeError"),
+        (b'{"kind": "tokenizers"}', "damaged"),
+        (b'{"kind": ', "damaged: JSONDecodeError"),
+    ],
+)
+def test_json_that_is_no_tokenizer_is_refused_by_name(tmp_path, content, told):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "t.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"t.json: .*{told}"):
+        load_tokenizer(tmp_path / "t.json")
+
+
 def test_hugging_face_in_batches_and_through_a_saved_translator(hugging_face, tmp_path):
     tokenizer = as_tokenizer(hugging_face)
+    ours = kt.Tokenizer.train(EN, vocabulary_size=280)
     batches = kt.Batches(EN, DE, hugging_face, batch_tokens=128, num_buckets=1)
     assert batches.num_pairs == 3 and batches.tokenizer == tokenizer
     with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
         kt.Batches(EN, DE, hugging_face, sampling=0.1)
+    for pair in ((ours, tokenizer), (tokenizer, ours)):
+        with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
+            kt.Batches(EN, DE, TokenizerPair(*pair), sampling=0.1)
     texts = {tokenizer.decode(row) for row in batches[0][1]}
     assert texts - {""} == set(DE)
     model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, d_ff=8, seed=1)

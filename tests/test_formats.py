@@ -37,6 +37,9 @@ def test_zstd_of_several_frames_and_a_cut_one(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(compress(b"one\ntw") + compress(b"o\n") + compress(b"") + compress(b"three"))
     assert list(read_lines(file)) == ["one", "two", "three"]
+    skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"  # as pzstd writes before each frame
+    file.write_bytes(skippable + compress(b"one\ntwo\n") + skippable + compress(b"three"))
+    assert list(read_lines(file)) == ["one", "two", "three"]
     whole = compress(text(EN) * 500)
     for content in (whole[:-5], compress(text(EN)) + whole[:20], b"\x28\xb5\x2f\xfd" + b"\xff" * 40):
         file.write_bytes(content)
@@ -52,11 +55,29 @@ def test_tsv(tmp_path, columns, order):
     assert list(PairStream(str(tmp_path / "b.tsv.gz"), columns=columns)) == PAIRS
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("columns", [("en",), "ab", ("a", 1), (0, -1), ("", "de"), (0.0, 1.0), 5])
+def test_columns_that_can_be_none_are_refused(name, columns):
+    with pytest.raises(ValueError, match=f"The columns of source and target in a {name[1:]} file are two "):
+        PairStream(name, columns=columns)
+
+
+@pytest.mark.parametrize(("name", "columns"), [("a.tsv", ("en", "de")), ("a.jsonl", (0, 1)), ("a.parquet", (0, 1))])
+def test_columns_of_another_kind_of_file_are_refused(name, columns):
+    with pytest.raises(ValueError, match="The columns of source and target .* are two (names|numbers from 0)"):
+        PairStream(name, columns=columns)
+    with pytest.raises(ValueError, match="Columns are of a .tsv, .jsonl or .parquet file"):
+        PairStream("a.en", "a.de", columns=columns)
+
+
 def test_jsonl_with_names_and_nested(tmp_path):
     rows = [{"id": n, "source": s, "target": t, "translation": {"en": s, "de": t}} for n, s, t in PAIRS]
     (tmp_path / "a.jsonl").write_bytes(text(json.dumps(row, ensure_ascii=n == 1) for n, row in enumerate(rows)))
     assert list(PairStream(tmp_path / "a.jsonl")) == PAIRS
     assert list(PairStream(tmp_path / "a.jsonl", columns=("translation.en", "translation.de"))) == PAIRS
+    flat = [{"translation.en": s, "translation.de": t, "translation": 5} for _, s, t in PAIRS]
+    (tmp_path / "b.jsonl").write_bytes(text(map(json.dumps, flat)))
+    assert list(PairStream(tmp_path / "b.jsonl", columns=("translation.en", "translation.de"))) == PAIRS
 
 
 def test_parquet_with_names_and_nested(tmp_path):
@@ -68,6 +89,9 @@ def test_parquet_with_names_and_nested(tmp_path):
     )
     assert list(PairStream(tmp_path / "a.parquet")) == PAIRS
     assert list(PairStream(tmp_path / "a.parquet", columns=("translation.en", "translation.de"))) == PAIRS
+    flat = {"translation.en": EN, "translation.de": DE, "translation": nested}  # as Hugging Face's flatten names them
+    parquet.write_table(pa.table(flat), tmp_path / "c.parquet")
+    assert list(PairStream(tmp_path / "c.parquet", columns=("translation.en", "translation.de"))) == PAIRS
     with pytest.raises(ValueError, match="has no column 'en'. Found: 'source', 'target', 'translation'"):
         list(PairStream(tmp_path / "a.parquet", columns=("en", "de")))
     (tmp_path / "b.parquet").write_bytes(b"PAR1 no more")
@@ -81,6 +105,8 @@ def test_parquet_with_names_and_nested(tmp_path):
         ("a.tsv", b"a\tb\nonly one\n", "a.tsv:2 has 1 columns, 2 are needed"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": \n', "a.jsonl:2 is not JSON"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n["a", "b"]\n', "a.jsonl:2 has no 'source'"),
+        ("a.jsonl", b'{"source": "a", "target": "b"}\n5\n', "a.jsonl:2 has no 'source'. Found: 5"),
+        ("a.jsonl", b'{"source": "a", "target": "b"}\n' + b"[" * 10**5 + b"\n", "a.jsonl:2 is not JSON: .*recursion"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "a"}\n', "a.jsonl:2 has no 'target'. Found: 'source'"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": 5, "target": "b"}\n', "a.jsonl:2 holds 5 as 'source'"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "\\ud800", "target": "b"}\n', "has a lone surrogate"),

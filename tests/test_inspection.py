@@ -1,7 +1,10 @@
 """What ``inspect`` and ``prepare`` print is what is there."""
 
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -47,6 +50,26 @@ def test_rates_and_coverage_against_a_count():
     assert len(found.samples) == 3
     for source, target in found.samples:
         assert source[-1] == target[-1] == "</s>"
+
+
+def test_ten_pairs_of_few_batches_and_no_trace_of_the_reading():
+    tokenizer = kt.Tokenizer.train(EN, vocabulary_size=280)
+    batches = kt.Batches(EN, DE, tokenizer, num_buckets=1)
+    batches.restore({"epoch": 2, "position": len(batches)})
+    state = batches.state()
+    assert len(batches) < 10
+    found = inspect_corpus(batches)
+    assert len(found.samples) == 10 and batches.state() == state == {"epoch": 3, "position": 0}
+    pieces = lambda text: tuple(tokenizer.pieces(tokenizer.encode(text, add_eos=True)))  # noqa: E731
+    assert {tuple(map(tuple, sides)) for sides in found.samples} <= {
+        (pieces(s), pieces(t)) for s, t in zip(EN, DE, strict=True)
+    }
+    few = kt.Batches(EN[:3], DE[:3], tokenizer, num_buckets=1, row_multiple=8)  # five rows of padding
+    assert len(inspect_corpus(few).samples) == 3 and inspect_corpus(few, num_samples=0).samples == []
+
+
+PACKED = "--packed-length", 128
+MULTI30K = Path(os.environ.get("KERAS_TRANSFORMER_MULTI30K") or Path(__file__).parents[2] / "shared/data/multi30k")
 
 
 def run(*arguments):
@@ -101,6 +124,24 @@ def test_prepare_twice_and_train_on_it(files):
     assert run(*arguments, "--output", files / "p", "--shard-pairs", 10).splitlines()[-1] == said.splitlines()[-1]
     batches = kt.Batches(files / "p", batch_tokens=64)
     assert batches.num_pairs == 48
+    for other in (("--vocabulary-size", 285), ("--separate-vocabularies",)):  # silently the old ones, else
+        command = [*map(str, arguments), "--output", str(files / "p"), "--shard-pairs", "10", *map(str, other)]
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1 and "holds a preparation with tokenizer=" in result.output
+
+
+@once
+@pytest.mark.deep
+@pytest.mark.skipif(
+    not (MULTI30K / "train.de.gz").is_file(), reason="no Multi30k; KERAS_TRANSFORMER_MULTI30K names its folder"
+)
+def test_multi30k_is_padded_little(tmp_path):
+    text = ["--source", MULTI30K / "train.en.gz", "--target", MULTI30K / "train.de.gz"]
+    kt.Tokenizer.train(text[1::2]).save(tmp_path / "t.model")
+    for options, shapes, most in ((("--num-buckets", 8), 8, 16), (("--num-buckets", 16), 16, 10), (PACKED, 1, 3)):
+        said = run("inspect", *text, "--tokenizer", tmp_path / "t.model", *options)
+        assert "pairs: 29,000 kept; left out: none" in said and f" of {shapes} shapes" in said
+        assert float(re.search(r"padding share: ([\d.]+)%", said)[1]) < most
 
 
 @once

@@ -39,6 +39,23 @@ def test_reads_what_it_wrote(tmp_path):
         save_preset(translator, tmp_path / "other")
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="does not depend on the backend")
+def test_a_tokenizer_that_is_no_sentencepiece_model_is_refused(tmp_path):
+    """vocabulary.spm would hold something else, and no preset come back."""
+
+    class Other:
+        vocabulary_size, pad_id, bos_id, eos_id = TOKENIZER.vocabulary_size, 0, 2, 3
+
+        def encode(self, text, add_bos=False, add_eos=False):
+            raise NotImplementedError
+
+    with pytest.raises(
+        ValueError, match="A preset of keras-nlp holds its tokenizer as a SentencePiece model. Received: a O"
+    ):
+        save_preset(kt.Translator(make_model(), Other()), tmp_path / "preset")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="importing keras-nlp takes long; once is enough")
 def test_keras_nlp_reads_the_tokenizer(tmp_path):
     hub = pytest.importorskip("keras_hub")

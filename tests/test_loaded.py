@@ -24,7 +24,8 @@ def write_echo(folder):
 
     @tf.function(input_signature=[ids("source")])
     def serve(source):
-        return {"ids": source[:, None], "scores": tf.zeros((tf.shape(source)[0], 1))}
+        scores = tf.where(source[:, :1] == 9, float("nan"), 0.0)  # a source that begins with 9 is too much for it
+        return {"ids": source[:, None], "scores": scores}
 
     @tf.function(input_signature=[ids("source"), ids("labels")])
     def score(source, labels):
@@ -77,11 +78,28 @@ def test_steps_grow_their_cache_in_the_models_own_type(export):
         assert logits.argmax() == step
 
 
+def test_scores_that_are_no_numbers_are_an_error_and_no_blank_translation(export):
+    with pytest.raises(ValueError, match=r"logits are not finite for source rows \[1\]"):
+        LoadedSavedModel(export).search(np.array([[5, 6, 3], [9, 3, 0]]))
+
+
 def test_versions(tmp_path):
     assert newest_version(tmp_path / "none") == 0
     for name in ("2", "10", "text", "9x"):
         (tmp_path / name).mkdir()
     assert newest_version(tmp_path) == 10
+
+
+def test_a_version_that_the_manifest_does_not_list_is_refused(tmp_path):
+    """As who puts the next version beside the first, for TensorFlow Serving: it would go by the first one's card."""
+    with new_export(tmp_path / "export") as new:
+        (new / "1").mkdir()
+        (new / "1" / "saved_model.pb").write_text("a program")
+        (new / "card.json").write_text("{}")
+    (tmp_path / "export" / "2").mkdir()
+    (tmp_path / "export" / "2" / "saved_model.pb").write_text("another")
+    with pytest.raises(ValueError, match=r"export/2 cannot be used: the manifest does not list it.* Take it out"):
+        load_saved_model(tmp_path / "export")
 
 
 def test_refusals(tmp_path):

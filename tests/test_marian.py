@@ -101,22 +101,45 @@ def test_trains_further_and_saves(oracle, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="does not depend on the backend")
+def test_the_decoder_begins_with_what_the_configuration_says(oracle, tmp_path):
+    import shutil
+
+    _, folder = oracle
+    shutil.copytree(folder, tmp_path / "model")
+    for start, changes in ((5, {"decoder_start_token_id": 5}), (29, {"decoder_start_token_id": ...})):
+        config = json.loads((folder / "config.json").read_text()) | changes
+        config = {name: value for name, value in config.items() if value is not ...}
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+        table = keras.ops.convert_to_numpy(load_marian(tmp_path / "model").target_embedding.embeddings)
+        np.testing.assert_array_equal(table[30], table[start])
+
+
 def test_other_architectures_and_damaged_folders_are_refused(oracle, tmp_path):
     import shutil
 
-    def refused(match, without=None, **changes):
+    def refused(match, without=None, damaged=None, **changes):
         folder = tmp_path / "model"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(oracle[1], folder)
         config = json.loads((folder / "config.json").read_text()) | changes
+        config = {name: value for name, value in config.items() if value is not ...}
         (folder / "config.json").write_text(json.dumps(config))
         if without:
             (folder / without).unlink()
+        if damaged:
+            with open(folder / "model.safetensors", "r+b") as file:
+                file.truncate(damaged)
         with pytest.raises(ValueError, match=match):
             load_marian(folder)
 
     refused("config.json cannot be read", without="config.json")
+    (tmp_path / "model" / "config.json").write_text("7")
+    with pytest.raises(ValueError, match="config.json cannot be read"):
+        load_marian(tmp_path / "model")
     refused("There is no .*model.safetensors. Others .* are pickles", without="model.safetensors")
+    refused("model.safetensors cannot be read: .* Expected whole tensors", damaged=1000)
+    refused("config.json lacks pad_token_id, encoder_layers. Expected", pad_token_id=..., encoder_layers=...)
     refused("model_type is 'bart', expected 'marian'", model_type="bart")
     refused("scale_embedding is False, expected True", scale_embedding=False)
     refused("normalize_before is True", normalize_before=True)

@@ -7,6 +7,8 @@ import keras
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.artifacts import lock
+from keras_transformer.callbacks import LearningRate
 from keras_transformer.memory import OutOfMemory, StepMemory, advice, step_memory
 from keras_transformer.runs import Run, Settings
 
@@ -63,6 +65,36 @@ def test_a_run_that_does_not_fit_says_what_would(tmp_path, monkeypatch, error):
     error = ValueError("something else")
     with pytest.raises(ValueError, match="something else"):
         run.train(epochs=1)
+
+
+@pytest.mark.usefixtures("tiny_is_one_layer")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the way of an error is the same on every backend")
+def test_the_last_checkpoint_is_as_it_was_and_the_run_goes_on_with_remat(tmp_path, monkeypatch):
+    for name, line in (("train.en", "a dog runs\n"), ("train.de", "ein Hund rennt\n")):
+        (tmp_path / name).write_text(8 * line, encoding="utf-8")
+    files = str(tmp_path / "train.en"), str(tmp_path / "train.de")
+    settings = Settings(*files, vocabulary_size=280, batch_tokens=32)
+    run = Run(tmp_path / "run", settings, file=io.StringIO())
+    held = dict(lock._held)
+    run.train(epochs=1)
+    steps = len(run.batches)
+    contents = [path.read_bytes() for path in sorted((tmp_path / "run" / "checkpoints").rglob("step-*/*"))]
+
+    def fail(callback, batch, logs=None):
+        if batch == 1:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LearningRate, "on_train_batch_begin", fail, raising=False)
+        with pytest.raises(
+            OutOfMemory, match=rf"The last checkpoint, step-{steps}, is as it was.\nA step takes (.|\n)*--remat"
+        ):
+            run.train(epochs=2)
+    assert lock._held == held  # another process may write
+    assert contents == [path.read_bytes() for path in sorted((tmp_path / "run" / "checkpoints").rglob("step-*/*"))]
+    again = Run(tmp_path / "run", dataclasses.replace(settings, remat=True), file=io.StringIO())
+    again.train(epochs=2)
+    assert again.updates == 2 * steps
 
 
 def test_long_rows_keep_no_attention_weights():

@@ -93,6 +93,14 @@ def test_activations_and_tying(tmp_path, activation, tie_embeddings):
 
 
 @once
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error_and_no_translation(both, broken):
+    _, driver = both
+    with pytest.raises(ValueError, match="logits are not finite"):
+        driver._log_probabilities(np.array([[0.0, 1, 2, 3], [0, broken, 2, 3]], "float32"))
+
+
+@once
 def test_refusals(tmp_path, monkeypatch):
     def refused(match, **kwargs):
         with pytest.raises(ValueError, match=match):

@@ -6,8 +6,14 @@ import importlib.util
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keras_transformer as kt
+from keras_transformer.certify.comparison import BOUNDS
+from keras_transformer.certify.plan import Plan
+from keras_transformer.certify.stages import Subject, rescored, searches, stages
+from keras_transformer.cli import main
+from keras_transformer.evaluation import bleu
 from keras_transformer.runs import Run, Settings
 from keras_transformer.testing.adapter import adapt
 from keras_transformer.testing.reading import attends_to_source_padding
@@ -154,6 +160,88 @@ def test_exports_that_hold_one_tokenizer_say_so(tmp_path):
     with pytest.raises(ValueError, match=r"holds one tokenizer, for both sides\. Received: a TokenizerPair"):
         save_preset(kt.Translator(model, PAIR), tmp_path / "preset")
     assert not list(tmp_path.iterdir())
+
+
+uncompiled = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="compiles nothing there; one round is enough"
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder of a translator of two vocabularies, and both texts in files."""
+    folder = tmp_path_factory.mktemp("saved")
+    for name, lines in (("a.en", SOURCE), ("a.de", TARGET)):
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    kt.Translator(new_model(preset="tiny"), PAIR).save(folder / "translator")
+    return folder
+
+
+@uncompiled
+def test_evaluate_and_score_of_two_vocabularies(saved):
+    """The figures are those of the translator's own outputs."""
+    translator = kt.Translator.load(saved / "translator")
+    files = ["--source", str(saved / "a.en"), "--target", str(saved / "a.de")]
+    result = CliRunner().invoke(main, ["evaluate", str(saved / "translator"), *files, "--beam-size", "1"])
+    expected = bleu(translator.translate(SOURCE, beam_size=1), TARGET)
+    assert result.exit_code == 0 and str(expected) in result.output.splitlines(), result.output
+    result = CliRunner().invoke(main, ["score", str(saved / "translator"), *files])
+    expected = [f"{scored.log_probability:.6f}" for scored in translator.score(SOURCE, TARGET)]
+    assert result.exit_code == 0 and result.output.splitlines() == expected, result.output
+
+
+@uncompiled
+def test_a_certificate_has_every_stage_of_two_vocabularies(saved):
+    plan = Plan(
+        str(saved / "translator"),
+        *(str(saved / name) for name in ("a.en", "a.de")),
+        steps=2,
+        sentences=3,
+        pairs=10,
+        batch_tokens=64,
+        beam_size=2,
+    )
+    subject = Subject(plan)
+    row = PAIR.source.encode(SOURCE[0], add_eos=True)
+    assert subject.sentences[0, : len(row)].tolist() == row
+    found = {stage: parts() for stage, parts in stages(subject).items()}
+    assert "untied: loss curve" in found and found.keys() == BOUNDS.keys()
+    assert all(np.isfinite(values).all() for parts in found.values() for values in parts.values())
+    sizes = sorted(len(values) for path, values in found["gradients"].items() if path.endswith("embeddings"))
+    assert sizes == [SOURCE_SIZE, SIZE]  # a table for each
+    beam, fresh = found["beam search"], Subject(plan)
+    scores = rescored(fresh, searches(fresh)["beam search"], np.arange(3), beam["ids"][:, 0])
+    np.testing.assert_allclose(scores, beam["scores"][:, 0], atol=1e-4)
+
+
+@uncompiled
+def test_a_server_of_two_vocabularies(saved):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("prometheus_client")
+    from fastapi.testclient import TestClient
+
+    from keras_transformer.serving.app import create_app
+    from keras_transformer.serving.engine import load_engine
+    from keras_transformer.serving.settings import Settings
+
+    engine = load_engine(saved / "translator", "pair")
+    engine.warm_up(2)
+    expected = kt.Translator.load(saved / "translator").translate(SOURCE[:2], beam_size=2)
+    ids = [PAIR.source.encode(text, add_eos=True) for text in SOURCE[:2]]
+    with TestClient(create_app(engine, Settings(warm_up=False, beam_size=2))) as client:
+        said = client.post("/v1/translate", json={"texts": SOURCE[:2], "attention": True}).json()["translations"]
+        assert [one["text"] for one in said] == expected
+        assert [one["source_pieces"] for one in said] == [PAIR.source.pieces(row) for row in ids]
+        best = said[0]["hypotheses"][0]
+        assert set(best["pieces"]) <= set(PAIR.target.pieces(range(SIZE))) and best["text"] == expected[0]
+        assert {len(row) for row in best["attention"]} == {len(ids[0])}
+        events = client.post("/v1/translate/stream", json={"text": SOURCE[0]}).text
+        assert '"done": true' in events
+        address = "/v1/models/pair:predict"
+        (outputs,) = client.post(address, json={"instances": ids[:1]}).json()["predictions"]
+        assert PAIR.decode(outputs["ids"][0]) == expected[0]
+        refused = client.post(address, json={"instances": [[SIZE - 1, 3]]})  # an id of the target alone
+        assert refused.status_code == 422 and f"ids below {SOURCE_SIZE}" in refused.text
 
 
 @pytest.mark.usefixtures("tiny_is_one_layer")

@@ -1,5 +1,7 @@
 """Prepared text: the same batches as from the text itself, gone on with after a kill, refused when it is not what it says."""
 
+import errno
+import io
 import json
 import os
 import signal
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.text import Filters, PairStream, prepare
-from keras_transformer.text.store import Store, shard_name
+from keras_transformer.artifacts import LOCK_FILE, FolderLock
+from keras_transformer.text import Filters, Mixture, PairStream, prepare
+from keras_transformer.text.store import Store, damaged_shards, read_manifest, shard_name
 
 pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
@@ -63,6 +66,30 @@ def test_shards_give_the_batches_of_the_text(tmp_path, tokenizer, num_workers):
         served(kt.Batches(source, target, tokenizer, **kwargs, sampling=0.1)),
         served(kt.Batches(tmp_path / "p", **kwargs, sampling=0.1, num_workers=num_workers)),
     )
+
+
+@pytest.mark.parametrize("sampling", [None, 0.1])
+def test_a_mixture_of_prepared_text_is_that_of_the_text(tmp_path, tokenizer, sampling):
+    """Prepared corpora stay on disk, and may stand beside text."""
+    texts = [corpus(80), corpus(30)]
+    for name, sides in zip("ab", texts, strict=True):
+        prepare(PairStream(*sides), tokenizer, tmp_path / name, shard_pairs=30, num_workers=0)
+    kwargs = {"weights": [1, 2]}, {"batch_tokens": 256, "seed": 3, "sampling": sampling}
+    expected = kt.Batches(Mixture([tuple(sides) for sides in texts], **kwargs[0]), None, tokenizer, **kwargs[1])
+    assert expected.num_pairs > 108  # the small one is repeated
+    folders = kt.Batches(Mixture([tmp_path / "a", tmp_path / "b"], **kwargs[0]), **kwargs[1], num_workers=1)
+    both = kt.Batches(Mixture([tmp_path / "a", tuple(texts[1])], **kwargs[0]), **kwargs[1])
+    try:
+        assert same(served(expected), served(folders)) and same(served(expected), served(both))
+        assert folders.lines(0, 0) == both.lines(0, 0) == expected.lines(0, 0)
+        assert folders.skipped == expected.skipped
+    finally:
+        folders.close()
+    if sampling is None:
+        other = kt.Tokenizer.train(texts[0][1], vocabulary_size=285)
+        prepare(PairStream(*texts[1]), other, tmp_path / "c", num_workers=0)
+        with pytest.raises(ValueError, match="c was prepared with another tokenizer"):
+            kt.Batches(Mixture([tmp_path / "a", tmp_path / "c"]))
 
 
 def files_of(folder):
@@ -135,6 +162,10 @@ def test_another_preparation_is_refused(tmp_path, tokenizer):
     other = kt.Tokenizer.train(target, vocabulary_size=280)
     with pytest.raises(ValueError, match="holds a preparation with tokenizer="):
         prepare(PairStream(source, target), other, tmp_path / "p")
+    with pytest.raises(ValueError, match=r"holds a preparation with text='\w+'\. Received: text='\w+'"):
+        prepare(PairStream(source, [*target[:-1], "a dog"]), tokenizer, tmp_path / "p", num_workers=0)
+    with pytest.raises(ValueError, match="comes as a PairStream. Received: a Mixture"):
+        prepare(Mixture([(source, target)]), tokenizer, tmp_path / "p")
     (tmp_path / "q").mkdir()
     (tmp_path / "q" / "thesis.txt").write_text("a")
     with pytest.raises(ValueError, match="holds other files"):
@@ -144,13 +175,11 @@ def test_another_preparation_is_refused(tmp_path, tokenizer):
 def test_damaged_shards_are_refused(tmp_path, tokenizer):
     folder = tmp_path / "p"
     prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=100, num_workers=0)
-    Store(folder, verify=True)
     shard = folder / shard_name(1)
     whole = shard.read_bytes()
     middle = len(whole) // 2
     shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
-    with pytest.raises(ValueError, match="is damaged: its checksum is another"):
-        Store(folder, verify=True)
+    assert damaged_shards(folder, read_manifest(folder)) == [shard_name(1)]
     shard.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=rf"must have {len(whole):,} bytes\. Found: {len(whole) - 1:,} bytes"):
         kt.Batches(folder)
@@ -159,6 +188,73 @@ def test_damaged_shards_are_refused(tmp_path, tokenizer):
         kt.Batches(folder)
     with pytest.raises(ValueError, match="holds no prepared text"):
         kt.Batches(tmp_path)
+
+
+def test_the_same_preparation_makes_damaged_shards_anew(tmp_path, tokenizer):
+    """As the errors advise: whole shards stay, a flipped bit is found by the checksum."""
+    folder = tmp_path / "p"
+    counts = prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=60, num_workers=0)
+    whole = files_of(folder)
+    (folder / shard_name(0)).unlink()
+    flipped = bytearray(whole[shard_name(2)])
+    flipped[len(flipped) // 2] ^= 4
+    (folder / shard_name(2)).write_bytes(flipped)
+    kept = (folder / shard_name(1)).stat().st_mtime_ns
+    assert prepare(PairStream(*corpus()), tokenizer, folder, shard_pairs=60, num_workers=0) == counts
+    assert files_of(folder) == whole and (folder / shard_name(1)).stat().st_mtime_ns == kept
+    assert kt.Batches(folder).num_pairs == counts.kept
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, tokenizer, monkeypatch):
+    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", shard_pairs=60, num_workers=0)
+
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("keras_transformer.text.store.os.open", refuse)
+    with pytest.raises(ValueError, match=r"Too many open files. All 4 shards are open at a time: .* \(ulimit -n\)"):
+        Store(tmp_path / "p")
+
+
+def test_standard_input_may_bring_another_text(tmp_path, tokenizer, monkeypatch):
+    source, target = corpus()
+
+    def prepare_from_stdin():
+        content = "\n".join(source).encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+        return prepare(PairStream("-", target), tokenizer, tmp_path / "p", num_workers=0)
+
+    assert prepare_from_stdin().kept == 199
+    with pytest.raises(ValueError, match="nobody knows whether standard input brings the same text. Give a new folder"):
+        prepare_from_stdin()
+
+
+def test_two_preparations_of_one_folder_at_a_time(tmp_path, tokenizer):
+    """The second is refused before it writes anything; in a process of its own, for one process may lock twice."""
+    for name, lines in zip(("a.en", "a.de"), corpus(), strict=True):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    tokenizer.save(tmp_path / "t.model")
+    command = [sys.executable, "-m", "keras_transformer", "prepare", "--source", "a.en", "--target", "a.de"]
+    command += ["--tokenizer", "t.model", "--output", "p", "--workers", "0"]
+    with FolderLock(tmp_path / "p"):
+        child = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert child.returncode == 1 and f"is in use: process {os.getpid()}" in child.stderr
+    assert [path.name for path in (tmp_path / "p").iterdir()] == [LOCK_FILE]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert kt.Batches(tmp_path / "p").num_pairs == 199
+
+
+def test_ids_of_another_tokenizer_are_no_ids_of_this_text(tmp_path, tokenizer):
+    """One of as many pieces, too: its ids are in range and mean something else."""
+    prepare(PairStream(*corpus()), tokenizer, tmp_path / "p", num_workers=0)
+    other = kt.Tokenizer.train([text[::-1] for text in corpus()[0]], vocabulary_size=tokenizer.vocabulary_size)
+    assert other.vocabulary_size == tokenizer.vocabulary_size and other != tokenizer
+    assert kt.Batches(tmp_path / "p", tokenizer=kt.Tokenizer.from_bytes(tokenizer.to_bytes())).num_pairs > 100
+    with pytest.raises(ValueError, match="was prepared with another tokenizer, .* Leave tokenizer out"):
+        kt.Batches(tmp_path / "p", tokenizer=other)
+    other.save(tmp_path / "p" / "tokenizer.model")
+    with pytest.raises(ValueError, match="is not the tokenizer that .* was prepared with. Put that one back"):
+        kt.Batches(tmp_path / "p")
 
 
 def test_what_it_was_made_from_and_how_is_recorded(tmp_path, tokenizer):

@@ -5,10 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.artifacts import FolderLock
 from keras_transformer.callbacks import read_curves
 from keras_transformer.runs import Run, Settings
 from keras_transformer.text import PairStream, prepare
@@ -56,7 +58,7 @@ def test_trained_enough_already(settings, tmp_path):
 
 def test_best_translator_stays(settings, tmp_path, monkeypatch):
     """The second epoch scores worse by a stand-in for BLEU: its model must not replace the first's."""
-    scores = iter([30.0, 20.0])
+    scores = iter([30.0, 20.0, 10.0])
     monkeypatch.setattr(
         "keras_transformer.callbacks.bleu.bleu", lambda *_: kt.evaluation.Score("BLEU", next(scores), "stand-in")
     )
@@ -64,11 +66,18 @@ def test_best_translator_stays(settings, tmp_path, monkeypatch):
     run.train(epochs=1)
     best = kt.Translator.load(tmp_path / "run" / "translator").model.get_weights()
     shutil.rmtree(tmp_path / "run" / "translator")  # as if a kill had come before it was written
+    (tmp_path / "run" / ".translator-a1b2").mkdir()
     run = Run(tmp_path / "run", settings)
     run.train(epochs=2)
+    assert not list((tmp_path / "run").glob(".translator-*"))
     for one, other in zip(best, kt.Translator.load(tmp_path / "run" / "translator").model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(best, run.model.get_weights(), strict=True))
+    (tmp_path / "run" / "translator").rename(tmp_path / "run" / ".translator-a1b2-old")  # a kill between two renames
+    run.train(epochs=3)
+    assert not list((tmp_path / "run").glob(".translator-*"))
+    for one, other in zip(best, kt.Translator.load(tmp_path / "run" / "translator").model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_monitored_must_be_there(settings, tmp_path):
@@ -139,12 +148,37 @@ def test_every_other_setting_is_refused_in_one_error(settings, tmp_path):
     assert (tmp_path / "run" / "run.yaml").read_bytes() == record
 
 
+def test_a_run_that_another_process_has_begun_meanwhile_is_left_alone(settings, tmp_path, monkeypatch):
+    other, record = dataclasses.replace(settings, seed=2), tmp_path / "run" / "run.yaml"
+
+    class Late(FolderLock):
+        def __enter__(self):
+            self.folder.mkdir()
+            other.write(record)
+            return super().__enter__()
+
+    monkeypatch.setattr("keras_transformer.runs.FolderLock", Late)
+    with pytest.raises(ValueError, match=r"holds a run with seed=2. Received: seed=1"):
+        Run(tmp_path / "run", settings)
+    assert Settings.read(record) == other and not (tmp_path / "run" / "tokenizer.model").exists()
+
+
+def test_mixed_precision_under_a_loss_scale_goes_on(settings, tmp_path):
+    half = dataclasses.replace(settings, dtype="mixed_float16")
+    Run(tmp_path / "run", half).train(epochs=1)
+    run = Run(tmp_path / "run", half)
+    assert isinstance(run.model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(run.model.optimizer.inner_optimizer, kt.SkipNonFinite)
+    run.train(epochs=2)
+    assert run.epoch == 2 and run.updates > 0
+
+
 def test_the_same_settings_may_be_written_otherwise(settings, tmp_path, monkeypatch):
     """A path from the working folder; a value of the preset's in place of none."""
     settings = dataclasses.replace(settings, batch_tokens=None)
     Run(tmp_path / "run", settings)
     monkeypatch.chdir(tmp_path)
-    Run(tmp_path / "run", dataclasses.replace(settings, source="train.en", batch_tokens=4096))
+    Run(tmp_path / "run", dataclasses.replace(settings, source="train.en", batch_tokens=4096, dtype="float32"))
 
 
 @pytest.mark.parametrize("name", ["batch_tokens", "vocabulary_size"])

@@ -74,7 +74,7 @@ def test_card_and_tokenizer(exported):
     card = json.loads((exported / "card.json").read_text())
     assert card["kind"] == "TensorFlow SavedModel"
     assert card["search"] == OPTIONS
-    assert card["trained_on"] == keras.backend.backend() and card["keras"] == keras.__version__
+    assert card["exported_on"] == keras.backend.backend() and card["keras"] == keras.__version__
     assert card["parameters"] == sum(w.size for w in MODEL.get_weights())
     assert card["pad_id"] == 0 and card["eos_id"] == 3
     assert set(card["signature"]) == {"serving_default", "encode", "decode_step", "score"}
@@ -191,7 +191,7 @@ def test_an_artefact_that_answers_otherwise_is_an_error(exported, what):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
 def test_text_in_text_out_and_the_next_version(tmp_path):
     pytest.importorskip("tensorflow_text")
-    texts = ["a dog runs", "", "two cats", "\t"]
+    texts = ["a dog runs", "", "two cats", "\t", "\u3000\x0b\xa0"]  # blank, as Python sees it, are three
     (tmp_path / "export" / "1").mkdir(parents=True)  # as an earlier export leaves it
     (tmp_path / "export" / "card.json").write_text("{}")
     more = {"sentences": texts, "facts": {"data": "two lines"}}  # text is written, for tensorflow-text is there
@@ -211,7 +211,7 @@ def test_text_in_text_out_and_the_next_version(tmp_path):
     assert json.loads(child.stdout.splitlines()[-1]) == expected
     card = json.loads((tmp_path / "export" / "card.json").read_text())
     assert card["compared_with_python"]["sentences_are"] == "given" and card["compared_with_python"]["sentences"] == 2
-    assert card["data"] == "two lines" and card["compared_with_python"]["texts"] == 4
+    assert card["data"] == "two lines" and card["compared_with_python"]["texts"] == 5
 
 
 @needs_tensorflow
@@ -235,6 +235,72 @@ def test_impossible_options_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="beam_size must be an integer from 1"):
         export_saved_model(MODEL, None, tmp_path / "export", beam_size=0)
     assert not list(tmp_path.iterdir())
+
+
+@needs_tensorflow
+def test_a_tokenizer_that_cannot_be_saved_is_told_before_the_search(tmp_path, monkeypatch):
+    class Unsaved:
+        vocabulary_size, pad_id, bos_id, eos_id = TOKENIZER.vocabulary_size, 0, 2, 3
+
+        def save(self, path):
+            raise ValueError("three files")
+
+    monkeypatch.setattr(saved_model_module.saved_model_check, "sources", None)
+    with pytest.raises(ValueError, match="three files"):
+        export_saved_model(MODEL, Unsaved(), tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_tensorflow
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="does not depend on the backend")
+def test_a_model_of_16_bits_is_exported_in_float32(monkeypatch, tmp_path):
+    """In bfloat16 scores differ by more between two backends than between two translations."""
+
+    def write(model, tokenizer, folder, options, expected):
+        written.append((model, expected))
+        return {}
+
+    written = []
+    monkeypatch.setattr(saved_model_module, "_write_anywhere", write)
+    model = make_model(dtype="mixed_bfloat16")
+    export_saved_model(model, None, tmp_path / "export", beam_size=2, max_length=3)
+    ((copy, expected),) = written
+    assert (model.compute_dtype, copy.compute_dtype) == ("bfloat16", "float32")
+    ids, scores = BeamSearch(MODEL, 2, max_length=3)(expected["source"])  # of the same weights
+    np.testing.assert_array_equal(expected["ids"], ids)
+    np.testing.assert_allclose(expected["scores"], scores, rtol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX takes fewer bits by itself, on a GPU or TPU")
+def test_jax_searches_at_full_precision_for_the_comparison(monkeypatch, tmp_path):
+    import jax
+
+    class Search:
+        def __init__(self, model, **options):
+            pass
+
+        def __call__(self, source):
+            precisions.append(jax.config.jax_default_matmul_precision)
+            return np.zeros((len(source), 1, 1), "int32"), np.zeros((len(source), 1), "float32")
+
+    precisions = []
+    monkeypatch.setattr(saved_model_module, "_check_installed", lambda text: None)
+    monkeypatch.setattr(saved_model_module, "BeamSearch", Search)
+    monkeypatch.setattr(saved_model_module, "_write_anywhere", lambda *arguments: {})
+    export_saved_model(MODEL, None, tmp_path / "export")
+    assert precisions == ["highest"] and jax.config.jax_default_matmul_precision is None
+
+
+def test_the_child_process_sees_no_gpu(monkeypatch, tmp_path):
+    def run(command, env, **options):
+        environment.update(env)
+        return subprocess.CompletedProcess(command, 1, "", "ValueError: enough seen\n")
+
+    environment = {}
+    monkeypatch.setattr(saved_model_module.subprocess, "run", run)
+    with pytest.raises(ValueError, match=r"TensorFlow backend \(exit status 1\): ValueError: enough seen"):
+        saved_model_module._run_child(tmp_path, tmp_path / "export", {})
+    assert (environment["KERAS_BACKEND"], environment["CUDA_VISIBLE_DEVICES"]) == ("tensorflow", "-1")
 
 
 @needs_tensorflow

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import keras
@@ -44,9 +43,12 @@ def test_a_process_translates_and_sigterm_drains():
             body = {"texts": [text], "beam_size": 1}
             replies.append(httpx.post(f"{address}/v1/translate", json=body, timeout=60))
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        time.sleep(0.5)
+        with httpx.Client() as watcher:
+            watcher.get(f"{address}/metrics")  # connects
+            thread = threading.Thread(target=ask)
+            thread.start()
+            while "sentences_waiting 1.0" not in watcher.get(f"{address}/metrics").text:
+                assert thread.is_alive()
         process.send_signal(signal.SIGTERM)
         thread.join()
         assert replies[0].json()["translations"][0]["text"] == VERBATIM[text]
@@ -64,8 +66,34 @@ def test_what_cannot_be_served_is_told_in_one_line(tmp_path):
     )
 
 
-def bodies():
-    """JSON of any kind, bent toward what /openapi.json describes, and bytes that are no JSON."""
+def test_a_server_that_did_not_start_is_no_success(monkeypatch):
+    """Around a server that ends at once: a real one would set up the logging of this process."""
+    import types
+
+    import uvicorn
+    from click.testing import CliRunner
+    from served_engine import Backwards
+
+    from keras_transformer.cli import main
+
+    bound = types.SimpleNamespace(getsockname=lambda: ("::1", 8123, 0, 0), close=lambda: closed.append(True))
+    closed, config = [], types.SimpleNamespace(bind_socket=lambda: bound)
+    monkeypatch.setattr("keras_transformer.serving.engine.load_engine", lambda run, name: Backwards())
+    monkeypatch.setattr(uvicorn, "Config", lambda app, **options: config)
+    ended = types.SimpleNamespace(started=False, run=lambda sockets: None)
+    monkeypatch.setattr(uvicorn, "Server", lambda config: ended)
+    result = CliRunner().invoke(main, ["serve", "somewhere", "--host", "::1"])
+    assert result.exit_code == 1 and closed == [True]
+    assert "http://[::1]:8123/ translates with somewhere" in result.output
+    assert "Error: The server could not start" in result.output
+
+
+def bodies(described):
+    """JSON of any kind, bent toward what /openapi.json describes, and bytes that are no JSON.
+
+    Args:
+        described: what /openapi.json says, of which the names of all fields are taken.
+    """
     strategies = hypothesis.strategies
     leaf = (
         strategies.none()
@@ -74,20 +102,10 @@ def bodies():
         | strategies.floats()
         | strategies.text(strategies.characters(), max_size=20)
     )
-    names = strategies.sampled_from(
-        [
-            "texts",
-            "text",
-            "beam_size",
-            "num_hypotheses",
-            "attention",
-            "instances",
-            "inputs",
-            "signature_name",
-            "source",
-            "x",
-        ]
-    )
+    schemas = described["components"]["schemas"].values()
+    fields = {name for schema in schemas for name in schema.get("properties", {})}
+    assert {"texts", "beam_size", "attention", "instances", "inputs", "text"} <= fields
+    names = strategies.sampled_from([*sorted(fields), "source", "x"])
     values = strategies.recursive(
         leaf | strategies.sampled_from(["translate_text", "serving_default"]),
         lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(names, inner, max_size=4),
@@ -110,12 +128,13 @@ def test_malformed_bodies_give_4xx_and_never_500(examples):
 
     seen = set()
     with TestClient(create_app(Backwards(), Settings(batch_delay=0)), raise_server_exceptions=False) as client:
-        described = client.get("/openapi.json").json()["paths"]
-        paths = [path.replace("{name}", "backwards") for path, methods in described.items() if "post" in methods]
+        described = client.get("/openapi.json").json()
+        posts = [path for path, methods in described["paths"].items() if "post" in methods]
+        paths = [path.replace("{name}", "backwards") for path in posts]
         assert len(paths) == 3
 
         @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
-        @hypothesis.given(path=hypothesis.strategies.sampled_from(paths), body=bodies())
+        @hypothesis.given(path=hypothesis.strategies.sampled_from(paths), body=bodies(described))
         def try_one(path, body):
             reply = client.post(path, content=body, headers={"Content-Type": "application/json"})
             seen.add(reply.status_code)
@@ -137,7 +156,7 @@ def test_a_minute_of_32_clients_and_then_too_many():
         loaded = asyncio.run(module.load(address, texts, expected, 32, 60, 4))
         for row in (alone, loaded):
             assert row["errors"] == [] and row["wrong"] == []
-        assert loaded["requests"] > alone["requests"]
+        assert loaded["sentences_per_second"] > alone["sentences_per_second"]  # they travel together
         crowd = asyncio.run(module.load(address, texts, expected, 120, 5, 4))
         assert {status for status, _ in crowd["errors"]} == {429} and crowd["wrong"] == []
         after = asyncio.run(module.load(address, texts, expected, 1, 2, 4))

@@ -142,6 +142,14 @@ def test_missing_file_is_named(tmp_path):
         assert str(error.value).endswith("Check the path.")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tsv.gz", "a.parquet"])
+def test_a_file_of_columns_is_no_text_to_learn_from(tmp_path, name):
+    """Of JSON it would learn braces and names."""
+    (tmp_path / name).write_text('{"source": "a dog", "target": "ein Hund"}\n')
+    with pytest.raises(ValueError, match=f"{name} holds source and target in columns, by its name. Give the texts"):
+        kt.Tokenizer.train(tmp_path / name)
+
+
 def test_errors_from_the_midst_of_the_text_keep_their_words(tmp_path):
     (tmp_path / "a").write_bytes(b"good\nsch\xf6n\n")
     with pytest.raises(ValueError) as error:
@@ -393,8 +401,9 @@ def test_samples_depend_on_the_key_alone_and_follow_the_scores():
     shortest = min(map(len, ways))
     assert all(len(tokenizer.sample(text, key, alpha=0.0, most=shortest)) <= shortest for key in keys[:20])
     assert tokenizer.sample(text, keys[0], most=1) == usual  # none is so short
-    with pytest.raises(ValueError, match="alpha must be a number from 0"):
-        tokenizer.sample(text, keys[0], alpha=-1)
+    for wrong in (-1, float("inf"), float("nan"), "1"):
+        with pytest.raises(ValueError, match="alpha must be a number from 0"):
+            tokenizer.sample(text, keys[0], alpha=wrong)
 
 
 def test_shared_rows_find_each_piece():

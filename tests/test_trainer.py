@@ -407,6 +407,38 @@ def test_the_first_step_is_traced_once():
     assert len(traced) == 1
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs the body of a step each time")
+def test_no_step_is_traced_after_the_first_epoch():
+    """Batches of two shapes and a validation of one: at most a trace a shape, all in the first epoch."""
+    traces, seen = {"train": 0, "test": 0}, []
+
+    class Counted(kt.Transformer):
+        def train_step(self, *args):
+            traces["train"] += 1
+            return super().train_step(*args)
+
+        def test_step(self, *args):
+            traces["test"] += 1
+            return super().test_step(*args)
+
+    short = [{"source": INPUTS["source"], "target": INPUTS["target"]}, LABELS]
+    long = [{key: np.pad(ids, ((0, 0), (0, 2))) for key, ids in short[0].items()}, np.pad(LABELS, ((0, 0), (0, 2)))]
+
+    class TwoShapes(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return tuple((short, long)[index % 2])
+
+    model = Counted(V, **SIZES)
+    model.compile()
+    count = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(traces)))
+    model.fit(TwoShapes(), validation_data=tuple(short), epochs=3, verbose=0, callbacks=[count])
+    assert 1 <= seen[0]["train"] <= 2 and seen[0]["test"] == 1
+    assert seen[1] == seen[2] == seen[0]
+
+
 def test_the_loss_is_one_metric():
     model = make_model()
     model.compile()

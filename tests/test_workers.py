@@ -1,6 +1,8 @@
 """Workers answer in order, whatever their number; their end, of any kind, is an error at once that leaves no process behind."""
 
 import inspect
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +52,19 @@ def test_a_worker_needs_no_backend_and_may_print():
     with Workers(worker_jobs.modules, 1) as workers:
         workers.ask(None)
         assert workers.next() == []
+
+
+def test_signals_for_the_process_that_started_them_leave_workers_alone():
+    """A terminal sends Ctrl-C to all of them; training, which saves first, still wants batches."""
+    with Workers(worker_jobs.double, 2) as workers:
+        for pid in workers.pids:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(pid, number)
+        for request in range(4):
+            workers.ask(request)
+        assert [workers.next() for _ in range(4)] == [0, 2, 4, 6]
+        pids = workers.pids
+    assert gone(pids)
 
 
 @pytest.mark.counts("data workers that end or hang", 1, "an error in seconds, no process left")

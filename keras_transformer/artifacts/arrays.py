@@ -33,7 +33,7 @@ _TYPES = {
     "BOOL": "bool",
 }
 _CODES = {name: code for code, name in _TYPES.items()}
-_MOST_HEADER = 10**8  # as safetensors has it
+_MOST_HEADER = 2**24  # bytes: 100,000 arrays
 _MOST_AXES = 32
 
 
@@ -60,6 +60,8 @@ def write_arrays(path, arrays):
         header[name] = {"dtype": _CODES[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
+    if len(head) > _MOST_HEADER:
+        raise ValueError(f"{path} would hold more arrays than can be read again. Received: {len(arrays)} arrays.")
     with NewFile(path) as file:
         file.write(struct.pack("<Q", len(head)) + head)
         for array in arrays.values():

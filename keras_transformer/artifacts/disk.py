@@ -79,6 +79,15 @@ def tree_to_disk(folder):
         to_disk(parent)
 
 
+def make_folder(folder):
+    """Makes a folder and those above it that are missing; each is brought to disk in the one that holds it."""
+    folder = Path(os.path.abspath(folder))
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        to_disk(path.parent)
+
+
 def write_file(path, content):
     """Writes bytes to ``path`` so that a kill leaves the old content or the new.
 
@@ -127,7 +136,7 @@ def new_folder(folder, mark, complete=None):
     """
     folder = Path(os.path.abspath(folder))
     check_folder(folder, mark)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield new

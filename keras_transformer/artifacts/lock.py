@@ -5,7 +5,12 @@ import os
 import socket
 from pathlib import Path
 
+from keras_transformer.artifacts.disk import make_folder
+
 LOCK_FILE = "lock.json"
+# (device, inode) of the lock files that this process has locked -> its pid, which a fork has not. What stands in the file does not
+# tell: in two containers with one host name both are pid 1.
+_held = {}
 
 
 class FolderInUse(ValueError):
@@ -44,14 +49,14 @@ class FolderLock:
             import fcntl
         except ImportError:
             return self
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         handle = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _owner(os.read(handle, 1000))
+            owner, own = _owner(os.read(handle, 1000)), _held.get(_place(handle)) == os.getpid()
             os.close(handle)
-            if owner == _me():  # a training of this process that was broken off, in a notebook say
+            if own:  # by a training that was broken off, in a notebook say
                 return self
             raise FolderInUse(
                 f"{self.folder} is in use: process {owner['pid']} on {owner['host']} writes there. Wait until it has "
@@ -61,18 +66,21 @@ class FolderLock:
         except OSError:  # a file system without locks
             pass
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(_me()).encode(), 0)
+        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        _held[_place(handle)] = os.getpid()
         self._handle = handle
         return self
 
     def __exit__(self, *error):
         if self._handle is not None:
+            _held.pop(_place(self._handle), None)
             os.close(self._handle)
             self._handle = None
 
 
-def _me():
-    return {"pid": os.getpid(), "host": socket.gethostname()}
+def _place(handle):
+    status = os.fstat(handle)
+    return status.st_dev, status.st_ino
 
 
 def _owner(content):

@@ -16,6 +16,7 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 1
 _MOST_BYTES = 2**24  # of a manifest: 100,000 files
 _CHUNK = 2**20
+_MOST_VALUES = 2**20  # of JSON: Python makes up to 72 bytes of an empty list's three
 
 
 def write_manifest(folder, kind, known=()):
@@ -85,6 +86,9 @@ def file_sha256(path):
 def parse_json(content, path):
     """What JSON bytes hold; a name given twice, NaN and anything that Python alone would read is refused.
 
+    They must be ASCII, as json.dumps writes it, and hold no more than a million values, so that what Python makes of them is not
+    many times their size. A million are 60,000 epochs of a run's history, or 100,000 arrays.
+
     Raises:
         ArtifactError: they are no such JSON.
     """
@@ -98,7 +102,9 @@ def parse_json(content, path):
         raise ValueError(f"{word} is not JSON")
 
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        if sum(map(content.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        return json.loads(content.decode("ascii"), object_pairs_hook=once, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(path, f"corrupt or incomplete: {str(error).rstrip('.')}") from None
 

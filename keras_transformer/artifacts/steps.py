@@ -24,7 +24,11 @@ KIND = "checkpoint"
 STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
+_MOST_STATE = 2**25  # bytes: the history of 60,000 epochs
 _NAME = re.compile(r"step-(0|[1-9]\d{0,17})")
+_SET_ASIDE = re.compile(
+    r"\.step-(0|[1-9]\d{0,17})-.+-old"
+)  # where a replacement takes two renames, between them; see disk.py
 
 
 def write_step(folder, step, weights, training, state):
@@ -57,16 +61,20 @@ def write_step(folder, step, weights, training, state):
     with new_folder(path, MANIFEST_FILE, complete=lambda new: write_manifest(new, KIND, known)) as new:
         known[WEIGHTS_FILE] = write_arrays(new / WEIGHTS_FILE, weights)
         known[TRAINING_FILE] = write_arrays(new / TRAINING_FILE, training)
+        content = (json.dumps(state, indent=1, allow_nan=False) + "\n").encode()
+        _checked_state(len(content), lambda: content, new / STATE_FILE)  # what could not be read again is not written
         with NewFile(new / STATE_FILE) as file:
-            file.write((json.dumps(state, indent=1, allow_nan=False) + "\n").encode())
+            file.write(content)
         known[STATE_FILE] = file.size, file.sha256
     return path
 
 
 def remove_unfinished(folder):
     """Removes what a kill has left of checkpoints that were being written or removed. The folder must have no other writer."""
+    kept = list_steps(folder)
     for path in Path(folder).glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_step(path):
@@ -106,9 +114,11 @@ def prune_steps(folder, keep, best=0, merit=None):
 
 
 def list_steps(folder):
-    """Paths of the checkpoints in a folder, the oldest first."""
-    found = [(int(match[1]), path) for path in Path(folder).glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    """Paths of the checkpoints in a folder, the oldest first; one that was set aside stands in for its successor."""
+    found = {}
+    for pattern, name in ((".step-*-old", _SET_ASIDE), ("step-*", _NAME)):
+        found |= {int(match[1]): path for path in Path(folder).glob(pattern) if (match := name.fullmatch(path.name))}
+    return [found[step] for step in sorted(found)]
 
 
 def latest_step(folder):
@@ -153,9 +163,15 @@ def read_state(path):
     """The dict that write_step was given as ``state``."""
     path = Path(path) / STATE_FILE
     try:
-        state = parse_json(path.read_bytes(), path)
+        return _checked_state(path.stat().st_size, path.read_bytes, path)
     except OSError as error:
         raise ArtifactError(path, f"corrupt or incomplete: {error.strerror}") from None
+
+
+def _checked_state(size, content, path):
+    if size > _MOST_STATE:
+        raise ArtifactError(path, f"its size, {size} bytes, is none of a state")
+    state = parse_json(content(), path)
     if not isinstance(state, dict):
         raise ArtifactError(path, "it tells no state")
     return state

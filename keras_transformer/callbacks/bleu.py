@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 
+from keras_transformer.callbacks.interruption import interruptible
 from keras_transformer.evaluation import bleu
 from keras_transformer.text.corpus import read_pairs
 from keras_transformer.text.tokenizer import Tokenizer
@@ -68,7 +69,8 @@ class Bleu(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every:
             return
-        self.translations = self._translator.translate(self.source, beam_size=self.beam_size)
+        with interruptible():
+            self.translations = self._translator.translate(self.source, beam_size=self.beam_size)
         self.score = bleu(self.translations, self.target)
         if logs is not None:
             logs["val_bleu"] = self.score.value

@@ -144,9 +144,18 @@ class Checkpoints(keras.callbacks.Callback):
         """The batch that was last begun is done, which only what comes after it tells."""
         self._done += self._underway
         self._underway = 0
+        self._done = min(self._done, self.params.get("steps") or self._done)  # of steps_per_execution fewer may be left
 
     def on_train_end(self, logs=None):
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            self.release()
+
+    def release(self):
+        """Lets others write in the folder, once what is being written is on disk. For a ``fit`` that an error has ended."""
+        if self._writing is not None:
+            concurrent.futures.wait([self._writing])
         if self._lock is not None:
             self._lock.__exit__()
             self._lock = None

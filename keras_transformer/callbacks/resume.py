@@ -10,12 +10,20 @@ from keras_transformer.backend_training import skip_steps
 from keras_transformer.checkpoints import latest_checkpoint, restore
 
 _STATE = {"epoch", "position", "step", "updates", "history"}
-_RESUMED = weakref.WeakKeyDictionary()  # model -> state of the checkpoint it went on from, until Checkpoints has asked
+_RESUMED = (
+    weakref.WeakKeyDictionary()
+)  # model -> its last ``fit`` that went on, weakly, and the state of that checkpoint
 
 
 def resumed_state(model):
-    """State of the checkpoint that Resume has just brought ``model`` to, or None; a second call gives None."""
-    return _RESUMED.pop(model, None)
+    """State of the checkpoint that Resume has brought ``model`` to in the ``fit`` under way, or None."""
+    history, state = _RESUMED.get(model, (lambda: None, None))
+    return state if history() is _this_fit(model) else None
+
+
+def _this_fit(model):
+    """What tells one ``fit`` from the next, which leaves out nothing of what one that was broken off has left."""
+    return getattr(model, "history", None) or model
 
 
 def fingerprint(data):
@@ -79,19 +87,18 @@ class Resume(keras.callbacks.Callback):
             )
         self._check_data(path, state)
         self._restore_metrics = restore(model, weights, training)
-        self.state = _RESUMED[model] = state
+        self.state = state
+        this_fit = _this_fit(model)
+        _RESUMED[model] = weakref.ref(this_fit), state
         model._initial_epoch = state["epoch"]  # as Keras's own BackupAndRestore has it
         if state["position"]:
             logs = dict.fromkeys(model.get_metrics_result(), 0.0)
-            this_fit = (
-                model.history
-            )  # another ``fit`` has another: what one that was broken off has left is not left out there
             model.train_function = skip_steps(
                 model.train_function,
                 state["position"],
                 logs,
                 model.steps_per_execution,
-                active=lambda: model.history is this_fit,
+                active=lambda: _this_fit(model) is this_fit,
             )
 
     def _check_data(self, path, state):

@@ -16,7 +16,8 @@ class SpikeRollback(keras.callbacks.Callback):
     Every so many batches the mean loss since the last look is compared with the median of such means. Beyond ``factor`` times
     that, the newest checkpoint older than the batches looked at is loaded, and training goes on with the next batch. Data are not
     gone back in: the batches between that checkpoint and the spike are skipped. Needs Checkpoints(steps=...), before this, and a
-    model whose loss is counted in a metric ``loss``, as kt.Transformer and every compiled model have.
+    model whose loss is counted in a metric ``loss``, as kt.Transformer and every compiled model have. A training that is resumed
+    begins with no means: until there are ``window`` again it sees no spike, so that it may differ from one that never stopped.
 
     Args:
         checkpoints: the Checkpoints of the same ``fit``.

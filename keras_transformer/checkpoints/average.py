@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_transformer.artifacts import ArtifactError, open_step
-from keras_transformer.checkpoints.state import first_non_finite
+from keras_transformer.checkpoints.state import first_non_finite, is_of_kind
 
 
 def average_checkpoints(model, paths):
@@ -16,7 +16,9 @@ def average_checkpoints(model, paths):
         paths: of checkpoints, one at least.
 
     Raises:
-        ArtifactError: a checkpoint is not whole, or belongs to another architecture; the model is then as it was.
+        ValueError: there are no paths.
+        ArtifactError: a checkpoint is not whole, belongs to another architecture, or holds numbers that are not finite; the model
+            is then as it was.
 
     Example:
 
@@ -31,9 +33,13 @@ def average_checkpoints(model, paths):
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     names = list(files[-1].shapes)
     wanted = [tuple(variable.shape) for variable in variables]
-    for file in files:
-        if [file.shapes[name] for name in file.shapes] != wanted or list(file.shapes) != names:
+    for file in files:  # all of them before the model changes
+        same = list(file.shapes) == names and list(file.shapes.values()) == wanted
+        if not same or not all(map(is_of_kind, variables, file.dtypes.values())):
             raise ArtifactError(file.path, "it belongs to another model", "Average checkpoints of one run.")
+        bad = first_non_finite((name, file.read(name)) for name in names)
+        if bad is not None:
+            raise ArtifactError(file.path, f"{bad} holds numbers that are not finite", "Leave it out.")
     for name, variable in zip(names, variables, strict=True):
         variable.assign(_mean(files, name))
 
@@ -44,8 +50,5 @@ def _mean(files, name):
         return last
     total = np.zeros(last.shape, "float64")
     for file in files:
-        array = file.read(name)
-        if first_non_finite({name: array}):
-            raise ArtifactError(file.path, f"{name} holds numbers that are not finite", "Leave it out.")
-        total += array
+        total += file.read(name)
     return (total / len(files)).astype(last.dtype)

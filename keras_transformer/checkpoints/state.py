@@ -59,19 +59,22 @@ def restore(model, weights, training):
         ArtifactError: the arrays are those of another model or optimizer, or not all of them are finite.
     """
     _build_optimizer(model)
-    # Shapes are compared before an array is read, and all are read before one is assigned.
+    # Shapes are compared before an array is read, and all are read before anything changes.
     read = [_read(model, weights, _weights(model), "", "model")]
     read.append(_read(model, training, model.optimizer.variables, "optimizer/", "optimizer"))
     random = {name[7:]: training.read(name) for name in training.shapes if name.startswith("random/")}
     metrics = {name: training.read(name) for name in training.shapes if name.startswith("metrics/")}
+    try:
+        set_random_state(random)
+    except ValueError as error:
+        raise ArtifactError(training.path, str(error), "Take an older one.") from None
     for variables, arrays in read:
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
-    set_random_state(random)
 
     def restore_metrics():
         variables = model.metrics_variables
-        if len(variables) == len(metrics):
+        if [tuple(variable.shape) for variable in variables] == [array.shape for array in metrics.values()]:
             for variable, array in zip(variables, metrics.values(), strict=True):
                 variable.assign(array)
 
@@ -117,17 +120,17 @@ def plain_path(model, variable):
 def _read(model, file, variables, prefix, what):
     names = [name for name in file.shapes if name.startswith(prefix)]
     held = [(file.shapes[name], file.dtypes[name], name[len(prefix) + 6 :]) for name in names]
-    wanted = [(tuple(v.shape), _dtype(v), plain_path(model, v)) for v in variables]
+    wanted = [(v, tuple(v.shape), plain_path(model, v)) for v in variables]
     advice = "Make the model and compile it as they were when training began, or begin in a new folder."
     if len(held) != len(wanted):
         raise ArtifactError(
             file.path, f"it belongs to another {what}: it holds {len(held)} arrays, yours has {len(wanted)}", advice
         )
-    for (shape, dtype, path), (own_shape, own_dtype, own_path) in zip(held, wanted, strict=True):
-        if shape != own_shape or not _same_kind(dtype, own_dtype):
+    for (shape, dtype, path), (variable, own_shape, own_path) in zip(held, wanted, strict=True):
+        if shape != own_shape or not is_of_kind(variable, dtype):
             raise ArtifactError(
                 file.path,
-                f"it belongs to another {what}: {path} is {dtype} {shape}, yours {own_dtype} {own_shape} ({own_path})",
+                f"it belongs to another {what}: {path} is {dtype} {shape}, yours {_dtype(variable)} {own_shape} ({own_path})",
                 advice,
             )
     arrays = [file.read(name) for name in names]
@@ -143,7 +146,7 @@ def _dtype(variable):
     return keras.backend.standardize_dtype(variable.dtype)
 
 
-def _same_kind(one, other):
-    """Whether one type can stand for the other: seeds are uint32 on JAX and int64 elsewhere."""
-    integers = ("int", "uint")
-    return one == other or (one.startswith(integers) and other.startswith(integers))
+def is_of_kind(variable, dtype):
+    """Whether an array of that type can stand for a variable's value: seeds are uint32 on JAX and int64 elsewhere."""
+    own, integers = _dtype(variable), ("int", "uint")
+    return own == dtype or (own.startswith(integers) and dtype.startswith(integers))

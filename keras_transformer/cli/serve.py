@@ -1,8 +1,11 @@
 """``keras-transformer serve``."""
 
+import contextlib
+
 import click
 
 from keras_transformer.cli.options import backend_option
+from keras_transformer.serving.settings import Settings
 
 
 @click.command()
@@ -11,27 +14,50 @@ from keras_transformer.cli.options import backend_option
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one and prints it.")
 @click.option("--name", help="Of the model in /v1/models/NAME; the folder's.")
-@click.option("--beam-size", type=click.IntRange(1), default=4, help="Of requests that name none.")
+@click.option("--beam-size", type=click.IntRange(1), default=Settings.beam_size, help="Of requests that name none.")
 @click.option(
-    "--batch-tokens", type=click.IntRange(1), default=4096, help="Positions searched at a time, beams included."
+    "--batch-tokens",
+    type=click.IntRange(1),
+    default=Settings.batch_tokens,
+    help="Positions searched at a time, beams included.",
 )
 @click.option(
-    "--batch-delay", type=click.FloatRange(0), default=0.005, help="Seconds a lone sentence waits for company."
+    "--batch-delay",
+    type=click.FloatRange(0),
+    default=Settings.batch_delay,
+    help="Seconds a lone sentence waits for company.",
 )
 @click.option(
-    "--max-waiting-tokens", type=click.IntRange(1), default=65_536, help="Positions that may wait; beyond: 429."
+    "--max-waiting-tokens",
+    type=click.IntRange(1),
+    default=Settings.max_waiting_tokens,
+    help="Positions that may wait; beyond: 429.",
 )
-@click.option("--max-concurrency", type=click.IntRange(1), default=256, help="Requests in progress; beyond: 429.")
-@click.option("--max-body", type=click.IntRange(1), default=1_000_000, help="Bytes of a request; beyond: 413.")
-@click.option("--max-texts", type=click.IntRange(1), default=256, help="Texts of a request; beyond: 422.")
-@click.option("--max-pieces", type=click.IntRange(1), default=256, help="Pieces of a text; beyond: 422.")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=30.0, help="Seconds for a request; beyond: 503."
+    "--max-concurrency",
+    type=click.IntRange(1),
+    default=Settings.max_concurrency,
+    help="Requests in progress; beyond: 429.",
+)
+@click.option("--max-body", type=click.IntRange(1), default=Settings.max_body, help="Bytes of a request; beyond: 413.")
+@click.option(
+    "--max-texts", type=click.IntRange(1), default=Settings.max_texts, help="Texts of a request; beyond: 422."
+)
+@click.option(
+    "--max-pieces", type=click.IntRange(1), default=Settings.max_pieces, help="Pieces of a text; beyond: 422."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=Settings.timeout,
+    help="Seconds for a request; beyond: 503.",
 )
 @click.option(
     "--grace", type=click.IntRange(0), default=30, help="Seconds that SIGTERM leaves to requests in progress."
 )
-@click.option("--warm-up/--no-warm-up", default=True, help="Whether it first translates something for itself.")
+@click.option(
+    "--warm-up/--no-warm-up", default=Settings.warm_up, help="Whether it first translates something for itself."
+)
 @click.option(
     "--api-key",
     envvar="KERAS_TRANSFORMER_API_KEY",
@@ -50,13 +76,17 @@ def serve(run, backend, host, port, name, grace, **settings):
     except ModuleNotFoundError as error:
         raise ValueError(f"serve needs {error.name}: pip install 'keras-transformer[serve]'.") from None
     from keras_transformer.serving.engine import load_engine
-    from keras_transformer.serving.settings import Settings
 
     app = create_app(load_engine(run, name), Settings(**settings))
     config = uvicorn.Config(
         app, host=host, port=port, timeout_graceful_shutdown=grace, log_level="warning", access_log=False
     )
     server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    click.echo(f"http://{host}:{socket.getsockname()[1]}/ translates with {run}. Ctrl-C or SIGTERM ends it.", err=True)
-    server.run(sockets=[socket])
+    with contextlib.closing(config.bind_socket()) as socket:
+        address = f"[{host}]" if ":" in host else host
+        click.echo(
+            f"http://{address}:{socket.getsockname()[1]}/ translates with {run}. Ctrl-C or SIGTERM ends it.", err=True
+        )
+        server.run(sockets=[socket])
+    if not server.started:
+        raise ValueError("The server could not start; its log above says why.")

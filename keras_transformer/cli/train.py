@@ -70,6 +70,11 @@ def _read_config(context, parameter, path):
 @click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
 @click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that lay batches out ahead of time.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
+    help="Keras's policy; the global one if not given.",
+)
 @click.option("--remat", is_flag=True, help="Computes activations twice, to save memory.")
 @click.option("--keep", type=click.IntRange(1), default=2, help="Newest checkpoints that remain.")
 @click.option(

@@ -8,6 +8,7 @@ import keras
 import yaml
 
 from keras_transformer._version import __version__
+from keras_transformer.artifacts import ArtifactError
 from keras_transformer.artifacts.manifest import file_sha256
 from keras_transformer.export.folders import CARD_FILE
 from keras_transformer.model_files import TOKENIZER_FILE
@@ -28,12 +29,15 @@ def facts_of_run(run) -> dict:
 
     Args:
         run: path.
+
+    Raises:
+        ArtifactError: a ValueError: run.yaml or certificate.json is damaged.
     """
     run, facts = Path(run), {}
     if (run / "run.yaml").is_file():
         facts["made_by"] = {"command": "keras-transformer train", "settings": _settings(run)}
     if (run / "certificate.json").is_file():
-        facts["certificate"] = json.loads((run / "certificate.json").read_text(encoding="utf-8"))
+        facts["certificate"] = _read(run / "certificate.json", json.loads)
     return facts
 
 
@@ -57,7 +61,15 @@ def _content_sha256(file):
 
 
 def _settings(run):
-    return yaml.safe_load((Path(run) / "run.yaml").read_text(encoding="utf-8"))
+    return _read(Path(run) / "run.yaml", yaml.safe_load)
+
+
+def _read(path, parse):
+    """The dict in a file."""
+    try:
+        return dict(parse(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ArtifactError(path, f"damaged: {' '.join(str(error).split())}", "Take it out, or another copy.") from None
 
 
 def write_card(folder, model, kind: str, use: str, facts: dict) -> dict:
@@ -98,7 +110,7 @@ def _known(model):
         "eos_id": model.eos_id,
         "model": model.get_config(),
         "parameters": model.count_params(),
-        "trained_on": keras.backend.backend(),
+        "exported_on": keras.backend.backend(),
         "keras": keras.__version__,
         "keras_transformer": __version__,
     }
@@ -111,7 +123,7 @@ def _readme(card):
         f"# {card['kind']} of a Transformer",
         f"{card['parameters']:,} parameters: {sizes['num_layers']} + {sizes['num_decoder_layers']} layers of width "
         f"{sizes['d_model']}, {sizes['num_heads']} heads, {sizes['vocabulary_size']:,} pieces, {sizes['norm']}-LN. Written by "
-        f"keras_transformer {card['keras_transformer']} on the backend {card['trained_on']}.",
+        f"keras_transformer {card['keras_transformer']} on the backend {card['exported_on']}.",
         "## Use",
         card["use"],
     ]

@@ -12,7 +12,7 @@ import pathlib
 import ctranslate2
 import sentencepiece
 
-from keras_transformer.export.driver_command import length_divisor, run_command
+from keras_transformer.export.driver_command import check_files, length_divisor, run_command
 
 
 class Translator:
@@ -21,10 +21,14 @@ class Translator:
     Args:
         folder: of the export.
         **kwargs: as ctranslate2.Translator takes them: device="cuda", compute_type="int8", inter_threads=4, ...
+
+    Raises:
+        ValueError: a file is missing or not what was exported.
     """
 
     def __init__(self, folder, **kwargs):
         folder = pathlib.Path(folder)
+        check_files(folder)
         self.model = ctranslate2.Translator(str(folder), **kwargs)
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 DRIVER_FILE = "translate.py"
-_SHARED = "from keras_transformer.export.driver_command import length_divisor, run_command\n"
+_SHARED = "from keras_transformer.export.driver_command import check_files, length_divisor, run_command\n"
 
 
 def write_driver(name: str, folder) -> None:

@@ -30,12 +30,13 @@ def new_export(folder) -> Iterator[Path]:
     ...     with new_export(parent + "/a") as folder:
     ...         _ = (folder / "card.json").write_text("{}")
     ...     verify_export(parent + "/a")
+    ['card.json']
     """
     with new_folder(folder, mark=CARD_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         yield new
 
 
-def verify_export(folder) -> None:
+def verify_export(folder) -> list[str]:
     """Raises unless every file of an export is, bit for bit, what was exported.
 
     The manifest tells damage, not intent: a SavedModel is a program, load none that you do not trust.
@@ -43,10 +44,13 @@ def verify_export(folder) -> None:
     Args:
         folder: path of the export.
 
+    Returns:
+        Names of the files that the manifest lists, with "/" between folders.
+
     Raises:
         ArtifactError: a ValueError: there is no manifest, or a file is missing or changed; names it.
     """
-    check_manifest(folder, _KIND)
+    return check_manifest(folder, _KIND)
 
 
 def checked_tokenizer(model, tokenizer, target: str, sentencepiece: bool = True) -> None:

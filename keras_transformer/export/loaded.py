@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_transformer.artifacts import ArtifactError
+from keras_transformer.decoding.errors import check_finite
 from keras_transformer.export.folders import CARD_FILE, verify_export
 from keras_transformer.model_files import TOKENIZER_FILE
 from keras_transformer.text.tokenizer_files import load_tokenizer
@@ -28,17 +30,23 @@ def load_saved_model(folder):
         What TensorFlow loads; ``.signatures["serving_default"]`` decodes.
 
     Raises:
-        ArtifactError: a ValueError: there is no manifest, or a file is missing or damaged.
-        ValueError: the folder holds no SavedModel, or TensorFlow is not installed.
+        ArtifactError: a ValueError: there is no manifest, a file is missing or damaged, or no version is listed.
+        ValueError: TensorFlow is not installed.
 
     Example:
 
         serve = kt.export.load_saved_model("saved_models/en-de").signatures["serving_default"]
     """
-    verify_export(folder)
+    files = verify_export(folder)
     version = newest_version(folder)
     if not version:
-        raise ValueError(f"{folder} holds no SavedModel. Expected what export_saved_model wrote.")
+        raise ArtifactError(folder, "it holds no SavedModel", "Expected what export_saved_model wrote.")
+    if f"{version}/saved_model.pb" not in files:
+        raise ArtifactError(
+            Path(folder, str(version)),
+            "the manifest does not list it, so that nobody knows what it is",
+            "Take it out of the folder, or export anew.",
+        )
     try:
         import tensorflow as tf
     except ModuleNotFoundError:
@@ -85,9 +93,11 @@ class LoadedSavedModel:
         return self._loaded.signatures[signature](**tensors)
 
     def search(self, source):
-        """source (B, S) int32 -> ids (B, W, L) and scores (B, W), as NumPy arrays."""
+        """source (B, S) int32 -> ids (B, W, L) and scores (B, W), as NumPy arrays; ValueError where the scores are no numbers."""
         answer = self._run("serving_default", source=np.asarray(source, "int32"))
-        return answer["ids"].numpy(), answer["scores"].numpy()
+        scores = answer["scores"].numpy()
+        check_finite(scores)
+        return answer["ids"].numpy(), scores
 
     def attention(self, source, labels):
         """What each of ``labels`` (B, T), ended by eos, attends to in source (B, S): (B, T, S)."""

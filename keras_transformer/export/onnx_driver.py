@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import sentencepiece
 
-from keras_transformer.export.driver_command import length_divisor, run_command
+from keras_transformer.export.driver_command import check_files, length_divisor, run_command
 
 IMPOSSIBLE = -1e9  # the score of what must not be chosen
 
@@ -23,10 +23,14 @@ class Translator:
     Args:
         folder: of the export.
         providers: of onnxruntime: ["CUDAExecutionProvider", "CPUExecutionProvider"] for a GPU; None for the CPU.
+
+    Raises:
+        ValueError: a file is missing or not what was exported.
     """
 
     def __init__(self, folder, providers=None):
         folder = pathlib.Path(folder)
+        check_files(folder)
 
         def start(name):
             return onnxruntime.InferenceSession(str(folder / name), providers=providers or ["CPUExecutionProvider"])
@@ -118,8 +122,12 @@ class Translator:
         }
 
     def _log_probabilities(self, logits):
-        """log p of the next token, (B W, V); pad and bos are never said."""
+        """log p of the next token, (B W, V); pad and bos are never said. ValueError where the logits are no numbers."""
         highest = logits.max(1, keepdims=True)
+        if not np.isfinite(highest).all():
+            raise ValueError(
+                "The model's logits are not finite: its weights overflow. Export the last good checkpoint."
+            )
         result = logits - highest - np.log(np.exp(logits - highest).sum(1, keepdims=True))
         result[:, [self.pad_id, self.bos_id]] = IMPOSSIBLE
         return result

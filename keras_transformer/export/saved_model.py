@@ -4,6 +4,7 @@ Written by TensorFlow in any case. From JAX and PyTorch the weights go through f
 TensorFlow backend: JAX's own conversion is an opaque call for one platform, and PyTorch has none.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ import click
 import keras
 import numpy as np
 
+from keras_transformer.decoding.precision import at_precision
 from keras_transformer.decoding.search import BeamSearch
 from keras_transformer.export import saved_model_check
 from keras_transformer.export.card import write_card
@@ -54,7 +56,7 @@ def export_saved_model(
     warm-up requests. Its signatures are those of export.signatures: ``serving_default`` takes ``source`` (B, S) int32, rows
     ended by eos and filled up with pad, any B and S, and gives ``ids`` (B, W, L) int32, best first, and ``scores`` (B, W)
     float32; ``encode``, ``decode_step`` and ``score`` are its parts. Plain TensorFlow loads it; this package and Keras are not
-    needed.
+    needed. It computes in float32, whatever policy the model was trained under.
 
     Before it returns, the artefact is loaded and compared with decoding in Python, on the backend that is active, for 50
     sentences; what was compared is written on the card, and a difference is an error. A failed export leaves nothing behind, and
@@ -74,7 +76,7 @@ def export_saved_model(
 
     Raises:
         ValueError: TensorFlow is not installed, ``folder`` holds something else than an export, an argument of the
-            search is impossible, or the artefact does not answer as Python does.
+            search is impossible, the tokenizer cannot be saved as a file, or the artefact does not answer as Python does.
 
     Example:
 
@@ -89,19 +91,31 @@ def export_saved_model(
     if tokenizer is not None or text or sentences:
         checked_tokenizer(model, tokenizer, "A SavedModel of texts", sentencepiece=bool(text))
     search_options = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
+    if model.compute_dtype != "float32":  # in 16 bits two backends find other translations
+        model = at_precision(model, "float32")
     search = BeamSearch(model, **search_options)  # raises for impossible options before the long work
     text = isinstance(tokenizer, Tokenizer) and _has_tensorflow_text() if text is None else text
     options = {"search": search_options, "version": newest_version(folder) + 1, "text": text}
     with new_export(folder) as new:
+        if tokenizer is not None:
+            tokenizer.save(new / TOKENIZER_FILE)  # which not all can; known before the long work
         source = saved_model_check.sources(model, tokenizer, sentences)
-        ids, scores = search(source)
+        with _full_precision():
+            ids, scores = search(source)
         report = _write_anywhere(model, tokenizer, new, options, {"source": source, "ids": ids, "scores": scores})
         report["sentences_are"] = "given" if sentences else "made-up ids"
-        if tokenizer is not None:
-            tokenizer.save(new / TOKENIZER_FILE)
         use = _USE.format(version=options["version"], tokenizer=TOKENIZER_FILE)
         found = {"signature": DESCRIPTIONS, "search": search_options, "compared_with_python": report}
         write_card(new, model, "TensorFlow SavedModel", use, found | (facts or {}))
+
+
+def _full_precision():
+    """Inside it JAX multiplies float32 as float32; by itself it takes fewer bits on a GPU or TPU, and the comparison sees it."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.default_matmul_precision("highest")
 
 
 def _check_installed(text):
@@ -164,6 +178,8 @@ def _run_child(files, folder, options):
     command = [sys.executable, "-m", __name__, str(files), str(folder), json.dumps(options)]
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "PYTHONPATH": os.pathsep.join(paths)}
+    # No GPU: its memory is this process's, and TensorFlow rounds products to TF32 there, which the comparison would see.
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if child.returncode:
         raise ValueError(

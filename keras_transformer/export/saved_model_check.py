@@ -89,7 +89,7 @@ def compare_texts(folder: Path, folder_of_texts: Path, tokenizer, source: np.nda
     """
     import tensorflow as tf
 
-    texts = ["", " ", *(tokenizer.decode(row) for row in source)]
+    texts = ["", " ", "\u3000", *(tokenizer.decode(row) for row in source)]
     rows = [tokenizer.encode(text, add_eos=True) for text in texts]
     padded = np.full((len(rows), max(map(len, rows))), tokenizer.pad_id, "int32")
     for row, ids in zip(padded, rows, strict=True):

@@ -15,6 +15,8 @@ from keras import ops
 from keras_transformer.decoding.scoring import ForcedDecoding
 from keras_transformer.layers.masking import padding_mask
 
+# What Python's str.strip takes off; in TensorFlow \s is ASCII's blanks alone.
+_BLANK = r"[\s\x{0b}\x{1c}-\x{1f}\x{85}\p{Z}]*"
 # What the card says of them.
 DESCRIPTIONS = {
     "serving_default": {
@@ -147,7 +149,7 @@ def make_text_signature(search, tokenizer) -> tuple:
         source = tf.cast(pieces.tokenize(text), tf.int32).to_tensor(model.pad_id)
         ids = search.search(source)[0][:, 0]  # (B, L)
         ended = tf.cumsum(tf.cast(ids == model.eos_id, tf.int32), axis=1) > 0
-        blank = tf.strings.regex_full_match(text, r"\s*")
+        blank = tf.strings.regex_full_match(text, _BLANK)
         kept = tf.ragged.boolean_mask(ids, ~ended & tf.gather(said, ids) & ~blank[:, None])
         return {"translation": pieces.detokenize(kept)}
 

@@ -16,7 +16,7 @@ class Weights:
         target: the name of the foreign format, for messages.
 
     Raises:
-        ValueError: a weight is not a float: the model was quantised.
+        ValueError: a weight is not a float, for the model was quantised; or it holds NaN or infinity.
 
     Example:
 
@@ -38,7 +38,12 @@ class Weights:
                     f"{target} is written from float weights. Received: {path} as {array.dtype}. Export the model as it was "
                     "before quantize(); the foreign format has a quantisation of its own."
                 )
-            self._arrays[path] = array.astype("float32")
+            self._arrays[path] = array = array.astype("float32")
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    f"{target} is written from weights that are numbers. Received: {path} with NaN or infinity. Load the last good "
+                    "checkpoint."
+                )
         self._untaken = set(self._arrays)
 
     def take(self, path: str) -> np.ndarray:

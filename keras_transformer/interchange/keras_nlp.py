@@ -15,9 +15,9 @@ import keras
 
 from keras_transformer.artifacts import MANIFEST_FILE, check_manifest, new_folder, write_manifest
 from keras_transformer.export.card import write_card
+from keras_transformer.export.folders import checked_tokenizer
 from keras_transformer.model_files import CONFIG_FILE as MODEL_FILE
 from keras_transformer.model_files import WEIGHTS_FILE, load_model, save_model
-from keras_transformer.text.pair import TokenizerPair
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer.translator import Translator
 
@@ -64,7 +64,7 @@ def save_preset(translator: Translator, folder, facts: dict | None = None) -> No
         facts: dict of what else the card shall say; see export.card.
 
     Raises:
-        ValueError: ``folder`` holds something else than a preset, which would be lost; the tokenizer is a pair.
+        ValueError: ``folder`` holds something else than a preset, which would be lost; the tokenizer is no kt.Tokenizer.
 
     Example:
 
@@ -78,10 +78,7 @@ def save_preset(translator: Translator, folder, facts: dict | None = None) -> No
     ...     load_preset(folder + "/preset").model.d_model
     8
     """
-    if isinstance(translator.tokenizer, TokenizerPair):
-        raise ValueError(
-            "A preset of keras-nlp holds one tokenizer, for both sides. Received: a TokenizerPair. Save the translator itself."
-        )
+    checked_tokenizer(translator.model, translator.tokenizer, "A preset of keras-nlp")
     with new_folder(folder, mark=METADATA_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         save_model(translator.model, new)
         (new / MODEL_FILE).rename(new / CONFIG_FILE)

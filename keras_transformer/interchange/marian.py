@@ -4,7 +4,8 @@ Three things are other than in our Transformer, and none of them needs another f
 
     positions      Marian keeps all sines, then all cosines; ours alternate. Attention, LayerNorm and the embeddings do not care
                    which channel is which, so every weight's channels are put in our order once, when they are loaded.
-    first token    Marian's decoder begins with pad. Ours needs a bos of its own: one row behind the vocabulary, a copy of pad's.
+    first token    Marian's decoder begins with pad, or what its configuration says. Ours needs a bos of its own: one row behind the
+                   vocabulary, a copy of that one's.
     output bias    MarianTransformer adds it to the logits. Bos has one so low that it is never said.
 
 Junczys-Dowmunt et al. 2018, "Marian"; Tiedemann and Thottingal 2020, "OPUS-MT".
@@ -33,6 +34,14 @@ _REQUIRED = {
     "add_final_layer_norm": False,
     "static_position_embeddings": True,
 }
+
+
+_SIZES = ("layers", "attention_heads", "ffn_dim")
+_NEEDED = (
+    *("vocab_size", "d_model", "pad_token_id", "eos_token_id", "activation_function"),
+    *("dropout", "attention_dropout", "activation_dropout"),
+    *(f"{stack}_{size}" for stack in ("encoder", "decoder") for size in _SIZES),
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
@@ -77,7 +86,7 @@ def load_marian(folder, seed: int | None = None) -> MarianTransformer:
         MarianTransformer with one id more than the model it was: bos_id, the last one. All other ids are the same.
 
     Raises:
-        ValueError: a file is missing, or the model is not of the architecture that Opus-MT's models have; says in what.
+        ValueError: a file is missing or damaged, or the model is not of the architecture that Opus-MT's models have; says in what.
 
     Example:
 
@@ -92,7 +101,11 @@ def load_marian(folder, seed: int | None = None) -> MarianTransformer:
     source = _Source(tensors, config["d_model"])
     for variable in model.weights:
         path = variable.path.split("/", 1)[1]
-        array = source.embeddings(config["pad_token_id"]) if path.startswith("target_embedding") else source.array(path)
+        array = (
+            source.embeddings(config["decoder_start_token_id"])
+            if path.startswith("target_embedding")
+            else source.array(path)
+        )
         if tuple(array.shape) != tuple(variable.shape):
             raise ValueError(
                 f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {path} would be {tuple(array.shape)}, expected "
@@ -105,8 +118,8 @@ def load_marian(folder, seed: int | None = None) -> MarianTransformer:
 
 def _read_config(path):
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read: {error}. Expected a folder that MarianMTModel.save_pretrained wrote."
         ) from None
@@ -116,6 +129,8 @@ def _read_config(path):
                 f"{path} describes a model of another architecture: {name} is {config[name]!r}, expected {expected!r}. Only models "
                 "with the architecture of Opus-MT's are read."
             )
+    if missing := [name for name in _NEEDED if name not in config]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}. Expected the configuration of a MarianMT model.")
     for name in ("attention_heads", "ffn_dim"):
         sizes = config[f"encoder_{name}"], config[f"decoder_{name}"]
         if sizes[0] != sizes[1]:
@@ -125,7 +140,7 @@ def _read_config(path):
     if config["activation_function"] not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
         raise ValueError(f"{path} has activation_function {config['activation_function']!r}; known are {known}.")
-    return config
+    return {"decoder_start_token_id": config["pad_token_id"]} | config
 
 
 def _read_tensors(path):
@@ -140,7 +155,10 @@ def _read_tensors(path):
             f"There is no {path}. Others (pytorch_model.bin) are pickles, which may run code, and are not read: "
             "load them with transformers and save them with save_pretrained(folder, safe_serialization=True)."
         )
-    return {name: tensor.astype("float32") for name, tensor in load_file(path).items()}
+    try:
+        return {name: tensor.astype("float32") for name, tensor in load_file(path).items()}
+    except Exception as error:  # safetensors has an exception of its own, and NumPy no bfloat16
+        raise ValueError(f"{path} cannot be read: {error}. Expected whole tensors of float32 or float16.") from None
 
 
 def _arguments(config):
@@ -206,10 +224,10 @@ class _Source:
                 "another architecture."
             )
 
-    def embeddings(self, pad_id):
-        """The shared table (V + 1, D): the last row is bos, which is Marian's pad as it is fed to the decoder."""
+    def embeddings(self, start_id):
+        """The shared table (V + 1, D): the last row is bos, which is what Marian's decoder begins with."""
         table = self._take("model.shared.weight")[:, self._order]
-        return np.concatenate([table, table[pad_id : pad_id + 1]])
+        return np.concatenate([table, table[start_id : start_id + 1]])
 
     def array(self, path):
         """The weight at one of our paths."""

@@ -1,6 +1,6 @@
 """The HTTP application: what each address answers.
 
-POST /v1/translate                texts -> translations, n-best, scores, attention
+POST /v1/translate                texts -> translations, n-best, scores, attention, alignment
 POST /v1/translate/stream         one text, greedily, an event a piece
 POST /v1/models/NAME:predict      as TensorFlow Serving's REST API
 GET  /v1/models/NAME              as there: whether the model is available
@@ -13,12 +13,14 @@ import contextlib
 import json
 from pathlib import Path
 
+import numpy as np
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from keras_transformer._version import __version__
+from keras_transformer.decoding.hypotheses import align_words
 from keras_transformer.serving import predict, schema
 from keras_transformer.serving.batching import Batcher, Overloaded
 from keras_transformer.serving.engine import Engine
@@ -46,6 +48,7 @@ _FAILURES = {
         413: "The body is too large.",
         422: "The body is not as described, or a text is too long.",
         429: "Too much is in progress.",
+        500: "The model failed.",
         503: "Too slow, or stopping.",
     }.items()
 }
@@ -58,11 +61,19 @@ class Service:
         engine: an Engine.
         settings: Settings.
 
+    Raises:
+        ValueError: the engine does not search with as many hypotheses as the settings say. A SavedModel has its own beam.
+
     Attributes:
         draining: whether the server is about to stop; set it to refuse what comes and finish what is in progress.
     """
 
-    def __init__(self, engine, settings):
+    def __init__(self, engine: Engine, settings: Settings):
+        sizes = engine.beam_sizes
+        if len(sizes) > 1 and settings.beam_size not in sizes:
+            raise ValueError(
+                f"beam_size must be from {sizes[0]} to {sizes[-1]} for this model. Received: {settings.beam_size}."
+            )
         self.engine = engine
         self.settings = settings
         self.metrics = Metrics()
@@ -71,7 +82,7 @@ class Service:
             engine, settings.batch_tokens, settings.batch_delay, settings.max_waiting_tokens, self.metrics.count_batch
         )
 
-    def beam_size(self, wanted, num_hypotheses=1):
+    def beam_size(self, wanted: int | None, num_hypotheses: int = 1) -> int:
         """The beam of a request, checked."""
         sizes = self.engine.beam_sizes
         size = wanted if wanted is not None else min(max(self.settings.beam_size, num_hypotheses, sizes[0]), sizes[-1])
@@ -82,7 +93,7 @@ class Service:
             raise Refused(422, f"num_hypotheses must not exceed the beam, which is {size}. Received: {num_hypotheses}.")
         return size
 
-    def sources(self, texts):
+    def sources(self, texts: list[str]) -> list:
         """Ids of each text, [] for a blank one, checked for their length."""
         if len(texts) > self.settings.max_texts:
             raise Refused(422, f"A request may have {self.settings.max_texts} texts. Received: {len(texts)}.")
@@ -101,12 +112,12 @@ class Service:
             sources.append(source)
         return sources
 
-    async def search(self, sources, beam_size, only_best=False):
+    async def search(self, sources: list, beam_size: int, only_best: bool = False) -> list:
         """The hypotheses of each source; none for a blank one."""
         found = iter(await self.batcher.search([source for source in sources if source], beam_size, only_best))
         return [next(found) if source else [] for source in sources]
 
-    async def translation(self, source, hypotheses, count, with_attention):
+    async def translation(self, source: list, hypotheses: list, count: int, with_attention: bool) -> schema.Translation:
         """One text's part of the reply."""
         tokenizer = self.engine.tokenizer
         found = [(ids, score) for ids, score in hypotheses[:count] if score > _NO_SCORE]
@@ -117,8 +128,9 @@ class Service:
             translation.source_pieces = self.engine.source_tokenizer.pieces(source)
             attention = await self.batcher.run(self.engine.attention, source, rows)
             for hypothesis, ids, weights in zip(shown, rows, attention, strict=True):
-                hypothesis.attention = [[round(float(x), 4) for x in row] for row in weights]
+                hypothesis.attention = np.round(np.asarray(weights, "float64"), 4).tolist()
                 hypothesis.pieces = tokenizer.pieces(ids)
+                hypothesis.alignment = align_words(weights, translation.source_pieces, hypothesis.pieces)
         return translation
 
 
@@ -131,6 +143,9 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
 
     Returns:
         FastAPI application; ``app.state.service`` is its Service.
+
+    Raises:
+        ValueError: the engine does not search with ``settings.beam_size`` hypotheses.
 
     Example:
 
@@ -160,7 +175,7 @@ def create_app(engine: Engine, settings: Settings | None = None) -> FastAPI:
 
 
 def _add_failures(app):
-    """Every failure is {"error": reason}; what a model raises is told to the log, not to the world."""
+    """Every failure is {"error": reason}; those that the Gate tells are so too."""
 
     def failed(status, reason):
         return JSONResponse({"error": reason}, status, {"Retry-After": "1"} if status in (429, 503) else None)
@@ -168,9 +183,6 @@ def _add_failures(app):
     app.add_exception_handler(Refused, lambda request, error: failed(error.status, str(error)))
     app.add_exception_handler(Overloaded, lambda request, error: failed(429, str(error)))
     app.add_exception_handler(HTTPException, lambda request, error: failed(error.status_code, str(error.detail)))
-    app.add_exception_handler(
-        Exception, lambda request, error: failed(500, "The model failed; the server's log says how.")
-    )
     app.add_exception_handler(RequestValidationError, lambda request, error: failed(422, _first_error(error)))
 
 
@@ -194,7 +206,7 @@ def _add_translation(app, service):
 
     @app.post("/v1/translate/stream", responses=_FAILURES | {200: {"content": {"text/event-stream": {}}}})
     async def stream(request: schema.StreamRequest) -> Response:
-        """Translates one text greedily: server-sent events with the text so far, the last with done: true."""
+        """Translates one text greedily: server-sent events with the text so far, the last with done: true, or with error."""
         (source,) = service.sources([request.text])
         return StreamingResponse(_events(service, source), media_type="text/event-stream")
 

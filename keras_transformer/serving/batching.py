@@ -7,9 +7,11 @@ Since a search treats each row of a batch alone, who travels together changes no
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+from collections.abc import Callable
 
-from keras_transformer.serving.engine import padded_length
+from keras_transformer.serving.engine import Engine, padded_length
 
 
 class Overloaded(Exception):
@@ -40,7 +42,14 @@ class Batcher:
         on_batch: called with the number of sentences of each batch.
     """
 
-    def __init__(self, engine, batch_tokens=4096, delay=0.005, max_waiting_tokens=65536, on_batch=lambda size: None):
+    def __init__(
+        self,
+        engine: Engine,
+        batch_tokens: int = 4096,
+        delay: float = 0.005,
+        max_waiting_tokens: int = 65536,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ):
         self.engine = engine
         self.batch_tokens = batch_tokens
         self.delay = delay
@@ -54,15 +63,15 @@ class Batcher:
         self._searching = False
 
     @property
-    def waiting(self):
+    def waiting(self) -> int:
         """Sentences that wait."""
         return len(self._waiting)
 
-    def start(self):
+    def start(self) -> None:
         """Begins to work, in the running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._work())
 
-    async def stop(self):
+    async def stop(self) -> None:
         """Finishes what waits, then ends."""
         while self._waiting or self._searching:
             await asyncio.sleep(0.01)
@@ -70,7 +79,7 @@ class Batcher:
         await asyncio.gather(self._task, return_exceptions=True)
         self._thread.shutdown(wait=True)
 
-    async def search(self, sources, beam_size, only_best=False):
+    async def search(self, sources: list, beam_size: int, only_best: bool = False) -> list:
         """Engine.search of these sources, together with those of others; with ``only_best`` the others may ask for more.
 
         Raises:
@@ -88,9 +97,11 @@ class Batcher:
         except BaseException:  # the request ended: nobody reads the rest
             for item in items:
                 item.answer.cancel()
+                with contextlib.suppress(ValueError):  # it may be searched already
+                    self._waiting.remove(item)
             raise
 
-    async def run(self, function, *arguments):
+    async def run(self, function: Callable, *arguments):
         """``function(*arguments)`` in the engine's thread, between two batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
@@ -107,7 +118,7 @@ class Batcher:
         batch, longest, passed = [], 0, []
         while self._waiting:
             item = self._waiting.popleft()
-            if item.answer.done():  # its request ended
+            if item.answer.done():  # its request ends at this moment
                 continue
             length = max(longest, item.tokens)
             if batch and (item.beam_size != batch[0].beam_size or length * (len(batch) + 1) > self.batch_tokens):
@@ -126,6 +137,8 @@ class Batcher:
         try:
             sources, only_best = [item.source for item in batch], all(item.only_best for item in batch)
             found = await self.run(self.engine.search, sources, batch[0].beam_size, only_best)
+            if len(found) != len(batch):
+                raise ValueError(f"The engine gave {len(found)} answers for {len(batch)} sources.")
         except Exception as error:  # every request of the batch learns of it; the server goes on
             for item in batch:
                 if not item.answer.done():

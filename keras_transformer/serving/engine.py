@@ -5,9 +5,11 @@ All that the HTTP side knows of translating is here: whoever adds a kind of mode
 
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
 from keras_transformer.backend import compiled, compiles_each_shape
 from keras_transformer.decoding.scoring import ForcedDecoding
@@ -33,7 +35,7 @@ class Engine:
         few_shapes: whether batches are filled up to a short ladder of sizes, because each shape costs a compilation.
     """
 
-    def __init__(self, tokenizer, name, version, card, beam_sizes, few_shapes=False):
+    def __init__(self, tokenizer, name: str, version: int, card: dict, beam_sizes: range, few_shapes: bool = False):
         self.tokenizer = tokenizer
         self.source_tokenizer = source_tokenizer(tokenizer)
         self.name = name
@@ -42,7 +44,7 @@ class Engine:
         self.beam_sizes = beam_sizes
         self.few_shapes = few_shapes
 
-    def search(self, sources, beam_size, only_best=False):
+    def search(self, sources: list, beam_size: int, only_best: bool = False) -> list:
         """Translates sources together.
 
         Args:
@@ -61,12 +63,12 @@ class Engine:
             for rows, scored in zip(ids[: len(sources)], scores[: len(sources)], strict=True)
         ]
 
-    def attention(self, source, hypotheses):
+    def attention(self, source: list, hypotheses: list) -> list:
         """For each token of each hypothesis how much it looked at each of ``source``: a list of (T, S), rows sum to 1."""
         weights = self._attention(self._padded([source] * len(hypotheses)), self._padded(hypotheses))
         return [one[: len(ids), : len(source)] for one, ids in zip(weights, hypotheses, strict=False)]
 
-    def warm_up(self, beam_size):
+    def warm_up(self, beam_size: int) -> None:
         """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls."""
         for sources in (
             [[self.tokenizer.eos_id]],
@@ -80,13 +82,19 @@ class Engine:
     def _padded(self, rows):
         return padded(rows, self.tokenizer.pad_id, self.few_shapes)
 
-    def stream(self, source):
-        """Greedy search of one source as a generator of ids, eos the last unless the limit comes first."""
+    def stream(self, source: list) -> Iterator[int]:
+        """Greedy search of one source as a generator of ids, eos the last unless the limit comes first.
+
+        Raises:
+            ValueError: logits are not finite.
+        """
         banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
         token, state = self.tokenizer.bos_id, self._start(self._padded([source]))
         for _ in range(2 * len(source) + 10):
             logits, state = self._step(state, token)
             logits = np.array(logits)
+            if not np.isfinite(logits.max()):  # NaN and infinity come through, as in a search
+                raise ValueError("The model's logits are not finite: its weights hold NaN or overflow.")
             logits[banned] = -np.inf
             token = int(logits.argmax())
             yield token
@@ -105,11 +113,18 @@ class TranslatorEngine(Engine):
         length_penalty: see decoding.BeamSearch.
     """
 
-    def __init__(self, translator, name="translator", card=None, max_beam_size=8, length_penalty=0.6):
+    def __init__(
+        self,
+        translator: Translator,
+        name: str = "translator",
+        card: dict | None = None,
+        max_beam_size: int = 8,
+        length_penalty: float = 0.6,
+    ):
         model = translator.model
         known = {"kind": "Translator", "parameters": model.count_params(), "model": model.get_config()}
         card = known | (card or {})
-        sizes = range(1, max_beam_size + 1)
+        sizes = range(1, min(max_beam_size, model.vocabulary_size) + 1)
         super().__init__(translator.tokenizer, name, 1, card, sizes, few_shapes=compiles_each_shape())
         self.model = model
         self._searcher = functools.cache(self._new_searcher)
@@ -131,7 +146,8 @@ class TranslatorEngine(Engine):
 
     def _first_state(self, source):
         encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
-        return self.model.init_cache(encoder_output, 1, 2 * source.shape[1] + 10)
+        length = 2 * ops.shape(source)[1] + 10  # source.shape is (1, None) once TensorFlow has met two lengths
+        return self.model.init_cache(encoder_output, 1, length)
 
     def _next_state(self, source, cache, token, step):
         return self.model.decode_step(token, cache, step, padding_mask(source, self.model.pad_id))
@@ -153,7 +169,7 @@ class SavedModelEngine(Engine):
         name: under which it is served.
     """
 
-    def __init__(self, loaded, name="translator"):
+    def __init__(self, loaded: LoadedSavedModel, name: str = "translator"):
         width = loaded.card["search"]["beam_size"]
         super().__init__(loaded.tokenizer, name, loaded.version, loaded.card, range(width, width + 1))
         self._search = lambda source, beam_size, only_best: loaded.search(source)
@@ -205,12 +221,8 @@ def padded_length(length: int) -> int:
 
 
 def _tensor(array):
-    from keras import ops
-
     return ops.convert_to_tensor(array, dtype="int32")
 
 
 def _array(tensor):
-    from keras import ops
-
     return ops.convert_to_numpy(tensor)

@@ -1,12 +1,17 @@
 """What stands before every request: the API key, the size of its body, how many there are, how long they take, what is counted.
 
-Plain ASGI, so that a body that is too large is refused before it is read, and a streamed reply is not held back.
+Plain ASGI, so that a body that is too large is refused before it is read, and a streamed reply is not held back. A request whose
+client has left is given up.
 """
 
 import asyncio
 import hmac
 import json
 import time
+from collections.abc import Callable
+
+from keras_transformer.serving.metrics import Metrics
+from keras_transformer.serving.settings import Settings
 
 _OPEN = ("/healthz", "/metrics")  # answered whatever the load, and without a key: they are for the machine room
 
@@ -19,7 +24,7 @@ class Refused(Exception):
         reason: for whoever sent it.
     """
 
-    def __init__(self, status, reason):
+    def __init__(self, status: int, reason: str):
         super().__init__(reason)
         self.status = status
 
@@ -34,7 +39,7 @@ class Gate:
         is_draining: called for whether the server is about to stop.
     """
 
-    def __init__(self, app, settings, metrics, is_draining):
+    def __init__(self, app, settings: Settings, metrics: Metrics, is_draining: Callable[[], bool]):
         self.app = app
         self.settings = settings
         self.metrics = metrics
@@ -55,6 +60,9 @@ class Gate:
             await reply.refuse(
                 503, f"The translation took longer than {self.settings.timeout:g} s. Send less at a time."
             )
+        except Exception:  # what a model raises is told to the log, not to the world
+            await reply.refuse(500, "The model failed; the server's log says how.")
+            raise
         finally:
             self._in_progress -= 1
             self.metrics.in_progress.set(self._in_progress)
@@ -62,11 +70,26 @@ class Gate:
 
     async def _pass(self, scope, receive, reply):
         if scope["path"] in _OPEN:
-            return await self.app(scope, receive, reply)
+            await self.app(scope, receive, reply)
+            return
         self._check(scope)
         async with asyncio.timeout(self.settings.timeout):
-            body = await self._read(receive) if scope["method"] == "POST" else b""
-            return await self.app(scope, _replayed(body, receive), reply)
+            body = await self._read(receive)
+            await self._answer(scope, body, receive, reply)
+
+    async def _answer(self, scope, body, receive, reply):
+        """Runs the application until it has replied or its client has left, as the page's does at the next key."""
+        left = asyncio.ensure_future(_disconnected(receive))
+        answer = asyncio.ensure_future(self.app(scope, _replayed(body, left), reply))
+        try:
+            await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and not reply.ended:
+                raise Refused(499, "The client has left.")
+            await answer
+        finally:
+            answer.cancel()
+            left.cancel()
+            await asyncio.gather(answer, left, return_exceptions=True)
 
     def _check(self, scope):
         headers = dict(scope["headers"])
@@ -101,12 +124,21 @@ class Gate:
                 return body
 
 
-def _replayed(body, receive):
-    """An ASGI ``receive`` that gives a body that was read already, then what comes."""
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+async def _disconnected(receive):
+    """Returns when the client has left or has its reply."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _replayed(body, left):
+    """An ASGI ``receive`` that gives a body that was read already, then waits for the client to leave."""
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": body, "more_body": False}]
 
     async def again():
-        return next(messages, None) or await receive()
+        if len(messages) == 1:
+            await asyncio.wait((left,))
+            return messages[0]
+        return messages.pop()
 
     return again
 
@@ -117,17 +149,26 @@ class _Reply:
     def __init__(self, send):
         self._send = send
         self.status = None
+        self.ended = False
+        self._is_stream = False
 
     async def __call__(self, message):
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self._is_stream = (
+                dict(message.get("headers", ())).get(b"content-type", b"").startswith(b"text/event-stream")
+            )
+        else:
+            self.ended = not message.get("more_body")
         await self._send(message)
 
     async def refuse(self, status, reason):
-        """Sends a refusal, unless a reply has begun."""
-        if self.status is not None:
-            return
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        headers += [(b"retry-after", b"1")] if status in (429, 503) else []
-        await self({"type": "http.response.start", "status": status, "headers": headers})
-        await self({"type": "http.response.body", "body": json.dumps({"error": reason}).encode()})
+        """Sends a refusal; where a stream has begun, as its last event."""
+        told = json.dumps({"error": reason})
+        if self.status is None:
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            headers += [(b"retry-after", b"1")] if status in (429, 503) else []
+            await self({"type": "http.response.start", "status": status, "headers": headers})
+            await self({"type": "http.response.body", "body": told.encode()})
+        elif self._is_stream and not self.ended:
+            await self({"type": "http.response.body", "body": f"data: {told}\n\n".encode()})

@@ -26,16 +26,16 @@ class Metrics:
         )
         self.waiting = prometheus_client.Gauge("sentences_waiting", "Sentences that wait for the model.", **made)
 
-    def count_request(self, scope, status, seconds):
+    def count_request(self, scope: dict, status: int | None, seconds: float) -> None:
         path = scope["path"]
         path = "/v1/models" if path.startswith("/v1/models/") else path if path in _PATHS else "other"
         self._requests.labels(path, str(status or 499)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def count_batch(self, size):
+    def count_batch(self, size: int) -> None:
         self.sentences.inc(size)
         self.batch_size.observe(size)
 
-    def text(self):
+    def text(self) -> tuple[bytes, str]:
         """All of it in Prometheus's text format, and its media type."""
         return prometheus_client.generate_latest(self.registry), prometheus_client.CONTENT_TYPE_LATEST

@@ -7,11 +7,12 @@ in and comes out is that of the SavedModel's signatures serving_default and tran
 import numpy as np
 
 from keras_transformer.serving.gate import Refused
+from keras_transformer.serving.schema import PredictRequest
 
 SIGNATURES = {"serving_default": "source", "translate_text": "text"}
 
 
-def rows_of(request):
+def rows_of(request: PredictRequest) -> tuple[list, bool]:
     """The rows of a PredictRequest, and whether they came by row.
 
     Raises:
@@ -36,7 +37,7 @@ def _named(inputs, name):
     return inputs[name]
 
 
-def checked_ids(rows, tokenizer, max_pieces):
+def checked_ids(rows: list, tokenizer, max_pieces: int) -> list:
     """Rows of source ids without their padding.
 
     Raises:
@@ -46,8 +47,10 @@ def checked_ids(rows, tokenizer, max_pieces):
     for number, row in enumerate(rows):
         if not isinstance(row, list):
             raise Refused(422, f"Row {number} must be a list of ids.")
-        while row and row[-1] == tokenizer.pad_id:
-            row = row[:-1]
+        length = len(row)  # without padding; counted first, since a row may hold as many ids as a body has room for
+        while length and row[length - 1] == tokenizer.pad_id:
+            length -= 1
+        row = row[:length]
         if not row or row[-1] != tokenizer.eos_id or max(row) >= tokenizer.vocabulary_size or tokenizer.pad_id in row:
             raise Refused(
                 422,
@@ -60,7 +63,7 @@ def checked_ids(rows, tokenizer, max_pieces):
     return checked
 
 
-def as_arrays(found, sources, pad_id):
+def as_arrays(found: list, sources: list, pad_id: int) -> tuple[list, list]:
     """What serving_default gives: ids (B, W, L) and scores (B, W), L being the limit of the longest source."""
     longest = max(2 * len(source) + 10 for source in sources)
     longest = max(longest, max(len(ids) for hypotheses in found for ids, _ in hypotheses))

@@ -1,4 +1,7 @@
-"""What requests and replies look like: checked by Pydantic, and described in /openapi.json."""
+"""What requests and replies look like: checked by Pydantic, and described in /openapi.json.
+
+Lists stop at their first error, which is the one that is told: a body has room for half a million.
+"""
 
 from typing import Annotated
 
@@ -12,10 +15,14 @@ class TranslateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    texts: list[Text] = Field(min_length=1, description="Translated in order; a blank text gives a blank translation.")
+    texts: list[Text] = Field(
+        min_length=1, fail_fast=True, description="Translated in order; a blank text gives a blank translation."
+    )
     beam_size: StrictInt | None = Field(None, ge=1, description="Hypotheses searched; null for the server's.")
     num_hypotheses: StrictInt = Field(1, ge=1, description="How many to return of them, best first.")
-    attention: StrictBool = Field(False, description="Whether to return pieces and the attention between them.")
+    attention: StrictBool = Field(
+        False, description="Whether to return pieces, the attention between them, and the alignment of words."
+    )
 
 
 class Hypothesis(BaseModel):
@@ -26,6 +33,9 @@ class Hypothesis(BaseModel):
     pieces: list[str] | None = Field(None, description="Of the translation, the end of the sentence included.")
     attention: list[list[float]] | None = Field(
         None, description="For each piece, how much it looked at each source piece."
+    )
+    alignment: list[tuple[int, int]] | None = Field(
+        None, description="For each word, counted from 0: the source word that it looked at most, and itself."
     )
 
 
@@ -52,18 +62,17 @@ class StreamRequest(BaseModel):
     text: Text
 
 
-Ids = list[Annotated[StrictInt, Field(ge=0)]]
+Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(fail_fast=True)]
 Instance = StrictStr | Ids | dict[str, Ids | StrictStr]
+Instances = Annotated[list[Instance], Field(fail_fast=True)]
 
 
 class PredictRequest(BaseModel):
     """TensorFlow Serving's predict request: ``instances`` by row, or ``inputs`` by column."""
 
     signature_name: StrictStr = "serving_default"
-    instances: list[Instance] | None = Field(
-        None, description="Rows of ids, or {'source': ids}; texts for translate_text."
-    )
-    inputs: list[Instance] | dict[str, list[Instance]] | None = Field(None, description="The same by column.")
+    instances: Instances | None = Field(None, description="Rows of ids, or {'source': ids}; texts for translate_text.")
+    inputs: Instances | dict[str, Instances] | None = Field(None, description="The same by column.")
 
 
 class Failure(BaseModel):

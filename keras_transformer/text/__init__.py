@@ -10,7 +10,7 @@ ids.py        are these ids of the vocabulary?
 prepare.py    text -> shards of ids on disk, in parallel processes; store.py reads them; beam.py does it on many machines
 buckets.py    shapes chosen from the lengths; packing.py puts several pairs into one line
 rows.py       rows of ids -> a batch, here or in workers.py's processes, ahead of time with prefetch.py
-encoding.py   a corpus in whatever form -> rows
+encoding.py   a corpus in whatever form -> rows; joined.py: those of several as one
 batches.py    rows -> batches of few shapes under a budget of padded tokens; dealing.py: the order of an epoch
 inspection.py what a corpus is like, before anything is trained
 demo.py       the built-in English-German corpus, generated

@@ -17,7 +17,7 @@ from keras_transformer.text.buckets import group_by_shape
 from keras_transformer.text.dealing import Bucket, repeated, with_different_start
 from keras_transformer.text.encoding import encode_corpus
 from keras_transformer.text.packing import pack
-from keras_transformer.text.pair import source_tokenizer
+from keras_transformer.text.pair import source_tokenizer, target_tokenizer
 from keras_transformer.text.prefetch import Prefetch
 from keras_transformer.text.rows import Layout, SampledLayout
 from keras_transformer.text.workers import WorkerError, Workers
@@ -129,13 +129,13 @@ class Batches(keras.utils.PyDataset):
         self._target_lengths = corpus.target.lengths - 1  # bos and eos stand on different sides of the shift
         self._make_buckets(corpus)
         if sampling is not None:
-            for tokenizer in (source_tokenizer(self.tokenizer), self.tokenizer):
-                if not hasattr(tokenizer, "sample"):
+            for one in (source_tokenizer(self.tokenizer), target_tokenizer(self.tokenizer)):
+                if not hasattr(one, "sample"):
                     raise ValueError(
-                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(tokenizer).__name__}. Train "
+                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(one).__name__}. Train "
                         "one, or leave sampling out."
                     )
-                tokenizer.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
+                one.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
             self._layout = SampledLayout(
                 self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
             )
@@ -296,7 +296,7 @@ class Batches(keras.utils.PyDataset):
     @contextlib.contextmanager
     def aside(self):
         """Within, a whole epoch can be read through by the way; it then goes on where it was."""
-        kept = dict(vars(self))
+        kept = {name: value for name, value in vars(self).items() if name != "_prefetch"}  # workers stay, or stay gone
         self.set_epoch(self.epoch)
         try:
             yield

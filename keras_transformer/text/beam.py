@@ -2,7 +2,8 @@
 
 Beside prepare.py; the extra [beam]. The same code runs on the DirectRunner, Dataflow, Flink or Spark; the folder must be one that
 all workers see. The text must come as shards itself, aligned file by file ("train-*.en", "train-*.de"): each pair of files is cut
-into pieces by one worker, shard by shard, and nothing but counts passes between workers.
+into pieces by one worker, shard by shard, and nothing but counts passes between workers. Lines count in each file anew; in the
+shards those of file n, from 0, begin at n * 2**40, so that no two pairs draw the same samples.
 """
 
 import dataclasses
@@ -11,17 +12,18 @@ from pathlib import Path
 
 from keras_transformer.text.corpus import PairStream, none_left
 from keras_transformer.text.filters import PairCounts
-from keras_transformer.text.formats import _module, shards
+from keras_transformer.text.formats import is_standard_input, of_extra, shards
 from keras_transformer.text.prepare import (
     ShardWriter,
-    _begin,
-    _chunks,
-    _existing,
-    _recipe,
+    chunks,
+    existing,
+    finished_before,
+    recipe_of,
     total_counts,
     write_manifest,
+    writing,
 )
-from keras_transformer.text.store import shard_name
+from keras_transformer.text.store import LINES, shard_name
 from keras_transformer.text.tokenizer_files import tokenizer_from_bytes
 
 # Numbers of shards kept free for each pair of files.
@@ -40,9 +42,14 @@ class _PrepareFiles:
         folder, serialized, max_length = self._arguments
         writer = ShardWriter(folder, tokenizer_from_bytes(serialized), max_length)
         stream, made = PairStream(source, target, **self._options), []
-        for place, pairs in enumerate(_chunks(stream, self._shard_pairs)):
+        for place, pairs in enumerate(chunks(stream, self._shard_pairs)):
+            if place == _NUMBERS:  # the next would take the name of another file's
+                raise ValueError(
+                    f"{source} makes more than {_NUMBERS:,} shards of {self._shard_pairs} pairs. Raise shard_pairs."
+                )
             shard = number * _NUMBERS + place
-            made.append(_existing(Path(folder, shard_name(shard))) or writer((shard, pairs)))
+            pairs = [(number * LINES + line, *texts) for line, *texts in pairs]
+            made.append(existing(Path(folder, shard_name(shard))) or writer((shard, pairs)))
         return number, dataclasses.asdict(stream.counts), made
 
 
@@ -62,33 +69,42 @@ def prepare_with_beam(stream, tokenizer, folder, max_length=256, shard_pairs=100
 
     Raises:
         ValueError: as prepare; Apache Beam is not installed; the text is no files or shall lose its duplicates.
+
+    Example:
+
+        from apache_beam.options.pipeline_options import PipelineOptions
+        options = PipelineOptions(["--runner=DataflowRunner", "--project=...", "--region=...", "--temp_location=gs://..."])
+        prepare_with_beam(PairStream("train-*.en", "train-*.de"), tokenizer, "/mnt/shared/en-de", options=options)
     """
-    beam = _module("apache_beam", "This preparation", "beam")
+    beam = of_extra("apache_beam", "This preparation", "beam")
     if stream.filters is not None and stream.filters.duplicates:
         raise ValueError(
             "Duplicates are found by one process that sees all text. Use prepare for it, or leave the filter out."
         )
-    if not all(side is None or isinstance(side, str | os.PathLike) for side in (stream.source, stream.target)):
-        raise ValueError("Beam reads files. Received: text in memory. Give paths or patterns, or use prepare.")
+    for side in (stream.source, stream.target):
+        if is_standard_input(side) or not isinstance(side, str | os.PathLike | None):
+            received = "standard input" if is_standard_input(side) else "text in memory"
+            raise ValueError(f"Beam reads files. Received: {received}. Give paths or patterns, or use prepare.")
     folder = Path(folder).absolute()
-    recipe = _recipe(stream, tokenizer, max_length, shard_pairs)
-    finished = _begin(folder, recipe, tokenizer)
+    recipe = recipe_of(stream, tokenizer, max_length, shard_pairs)
+    finished = finished_before(folder, recipe)
     if finished is not None:
         return finished
     kept = {"columns": stream.columns, "filters": stream.filters}
     kept |= {"normalization": stream.normalization, "on_bad_line": stream.on_bad_line}
     work = _PrepareFiles(os.fspath(folder), tokenizer.to_bytes(), max_length, shard_pairs, kept)
     results = Path(folder, "beam-results")
-    with beam.Pipeline(options=options) as pipeline:
-        _ = (
-            pipeline
-            | "Files" >> beam.Create(_elements(stream))
-            | "Spread" >> beam.Reshuffle()
-            | "Shards" >> beam.Map(work)
-            | "Together" >> beam.combiners.ToList()
-            | "Note" >> beam.Map(_note, os.fspath(results))
-        )
-    return _finish(stream, folder, recipe, results)
+    with writing(folder, recipe, tokenizer):
+        with beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | "Files" >> beam.Create(_elements(stream))
+                | "Spread" >> beam.Reshuffle()
+                | "Shards" >> beam.Map(work)
+                | "Together" >> beam.combiners.ToList()
+                | "Note" >> beam.Map(_note, os.fspath(results))
+            )
+        return _finish(stream, folder, recipe, results)
 
 
 def _elements(stream):

@@ -5,13 +5,23 @@ only the line feed does. Nothing is left out without being counted, and no corpu
 """
 
 import dataclasses
+import hashlib
 import itertools
 import os
 import unicodedata
 from collections.abc import Iterable
 
 from keras_transformer.text.filters import PairCounts, Sieve
-from keras_transformer.text.formats import is_standard_input, lines_of, name_of, rows_of, shards, table_kind
+from keras_transformer.text.formats import (
+    characters,
+    check_columns,
+    is_standard_input,
+    lines_of,
+    name_of,
+    rows_of,
+    shards,
+    table_kind,
+)
 
 NORMALIZATIONS = ("NFC", "NFKC", None)
 
@@ -116,12 +126,14 @@ class PairStream:
         self.normalization = normalization
         self.on_bad_line = on_bad_line
         self.counts = PairCounts(0, 0)
+        self._in_memory = []  # lists of str
         self._begins = []  # (first line - 1, name of the source's shard, of the target's)
         self._parts = self._open()
 
     def _open(self):
         """What is read in turn: (name of the source, of the target, function that gives (number, source, target))."""
         skip = self.on_bad_line == "skip"
+        check_columns(self.columns, table_kind(self.source) if _is_path(self.source) else None)
         if _is_path(self.source) and table_kind(self.source):
             if self.target is not None:
                 raise ValueError(
@@ -139,13 +151,43 @@ class PairStream:
             )
         if is_standard_input(self.source) and is_standard_input(self.target):
             raise ValueError("Standard input cannot be both sides. Give a file for one, or a .tsv file of both.")
-        sources, targets = _side_parts(self.source, "source", skip), _side_parts(self.target, "target", skip)
+        sources, targets = (
+            self._side_parts(text, name, skip) for text, name in ((self.source, "source"), (self.target, "target"))
+        )
         if len(sources) != len(targets):
             raise ValueError(
                 f"{self.source} names {len(sources)} files, {self.target} names {len(targets)}. Each shard of one must be the "
                 "translation of one shard of the other, in the order of their names."
             )
         return [_zipped(source, target) for source, target in zip(sources, targets, strict=True)]
+
+    @property
+    def names(self):
+        """Of all that is read, shard by shard: its source, its target, once where they are one file."""
+        return [name for part in self._parts for name in dict.fromkeys(part[:2])]
+
+    def digest(self):
+        """sha256 of the sides that are in memory, in hexadecimal digits; None where both are files, which their names tell."""
+        if not self._in_memory:
+            return None
+        digest = hashlib.sha256()
+        for line in itertools.chain.from_iterable(self._in_memory):
+            line = line.encode("utf-8", "surrogatepass")
+            digest.update(b"%d\n%b" % (len(line), line))
+        return digest.hexdigest()
+
+    def _side_parts(self, text, name, skip):
+        """[(name, function that gives (number, line))] of the shards of one side."""
+        if _is_path(text):
+            return [(name_of(file), lambda file=file: lines_of(file, skip)) for file in shards(text)]
+        if isinstance(text, bytes) or not isinstance(text, Iterable):
+            _refuse(text, name)
+        lines = list(text)
+        for number, line in enumerate(lines, start=1):
+            if not isinstance(line, str):
+                _refuse(line, f"Line {number} of {name}")
+        self._in_memory.append(lines)
+        return [(name, lambda: characters(lines, name, skip))]
 
     @property
     def source_name(self):
@@ -184,19 +226,6 @@ class PairStream:
 
 def _is_path(text):
     return isinstance(text, str | os.PathLike)
-
-
-def _side_parts(text, name, skip):
-    """[(name, function that gives (number, line))] of the shards of one side."""
-    if _is_path(text):
-        return [(name_of(file), lambda file=file: lines_of(file, skip)) for file in shards(text)]
-    if isinstance(text, bytes) or not isinstance(text, Iterable):
-        _refuse(text, name)
-    lines = list(text)
-    for number, line in enumerate(lines, start=1):
-        if not isinstance(line, str):
-            _refuse(line, f"Line {number} of {name}")
-    return [(name, lambda: enumerate(lines, start=1))]
 
 
 def _refuse(value, name):

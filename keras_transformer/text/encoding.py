@@ -2,6 +2,7 @@
 
 import array
 import dataclasses
+import hashlib
 import itertools
 import os
 
@@ -10,16 +11,15 @@ import numpy as np
 from keras_transformer.text.corpus import Corpus, PairStream, none_left
 from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.foreign import as_tokenizer
+from keras_transformer.text.joined import JoinedRows, JoinedTexts
 from keras_transformer.text.mixture import Mixture
-from keras_transformer.text.pair import source_tokenizer
+from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
 from keras_transformer.text.rows import RowsBuilder, Texts
-from keras_transformer.text.store import TOKENIZER, Store
+from keras_transformer.text.store import LINES, TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
 
 # Pairs cut into pieces at a time.
 _CHUNK = 8192
-# Lines of each corpus of a mixture count from a multiple of this.
-_LINES = 2**40
 
 
 @dataclasses.dataclass
@@ -52,69 +52,99 @@ class EncodedCorpus:
 
 def encode_corpus(source, target, tokenizer, keep_texts):
     """Whatever Batches was given, read."""
+    if isinstance(source, Mixture):
+        return _mixed(source, tokenizer, keep_texts)
     if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):
         return _prepared(source, tokenizer)
     if tokenizer is None:
         raise ValueError("Text needs a tokenizer. Received: tokenizer=None. Only prepared text brings its own.")
     tokenizer = as_tokenizer(tokenizer)
-    mixture = source if isinstance(source, Mixture) else None
-    streams = [_stream(*parts) for parts in ([(x,) for x in mixture.corpora] if mixture else [(source, target)])]
+    stream = source if isinstance(source, PairStream | Corpus) else PairStream(source, target)
     sides = [RowsBuilder(side.vocabulary_size) for side in (source_tokenizer(tokenizer), tokenizer)]
-    texts, sizes, counts = (array.array("q"), [], []), [], PairCounts(0, 0)  # lines, sources, targets
-    for number, stream in enumerate(streams):
-        size, corpus_counts = _encode(stream, tokenizer, sides, texts, keep_texts, number * _LINES)
-        sizes.append(size)
-        counts = counts + corpus_counts
-    if not sum(sizes):
-        raise ValueError(none_left(streams[0]))
-    name = " and ".join(dict.fromkeys(name for stream in streams for name in (stream.source_name, stream.target_name)))
-    corpus = EncodedCorpus(
-        tokenizer, *(side.rows() for side in sides), counts, name, lambda pair: texts[0][pair] % _LINES
-    )
+    texts = array.array("q"), [], []  # lines, sources, targets
+    counts = _encode(stream, tokenizer, sides, texts, keep_texts)
+    if not texts[0]:
+        raise ValueError(none_left(stream))
+    name = " and ".join(dict.fromkeys((stream.source_name, stream.target_name)))
+    corpus = EncodedCorpus(tokenizer, *(side.rows() for side in sides), counts, name, texts[0].__getitem__)
     if keep_texts:
         corpus.source_texts, corpus.target_texts = (Texts(side, texts[0]) for side in texts[1:])
-    if mixture:
-        corpus.mixture, corpus.corpus_of = mixture, np.repeat(np.arange(len(sizes)), sizes)
     return corpus
 
 
-def _stream(source, target=None):
-    if isinstance(source, PairStream | Corpus):
-        return source
-    if target is None and isinstance(source, tuple) and len(source) == 2:
-        return PairStream(*source)
-    return PairStream(source, target)
+def _mixed(mixture, tokenizer, keep_texts):
+    """Each corpus read by itself; prepared ones stay in their folders."""
+    parts = []
+    for corpus in mixture.corpora:
+        source, target = corpus if isinstance(corpus, tuple) and len(corpus) == 2 else (corpus, None)
+        parts.append(encode_corpus(source, target, tokenizer, keep_texts))
+        tokenizer = parts[-1].tokenizer  # prepared text's, which the others must have too
+    sizes = [len(part.source.lengths) for part in parts]
+    sides = [JoinedRows([getattr(part, side) for part in parts], sizes) for side in ("source", "target")]
+    firsts = np.cumsum(sizes) - sizes
+    counts = sum((part.counts for part in parts), PairCounts(0, 0))
+    name = " and ".join(dict.fromkeys(part.name for part in parts))
+
+    def line_of(pair):
+        number = int(np.searchsorted(firsts, pair, side="right")) - 1
+        return parts[number].line_of(pair - firsts[number])
+
+    corpus = EncodedCorpus(tokenizer, *sides, counts, name, line_of)
+    if keep_texts:
+        corpus.source_texts, corpus.target_texts = (
+            JoinedTexts([getattr(part, side) for part in parts], sizes) for side in ("source_texts", "target_texts")
+        )
+    corpus.mixture, corpus.corpus_of = mixture, np.repeat(np.arange(len(sizes)), sizes)
+    return corpus
 
 
-def _encode(stream, tokenizer, sides, texts, keep_texts, first_line):
-    """Cuts a corpus into pieces, chunk by chunk; (pairs, PairCounts). Its lines count from first_line."""
-    pairs, size, blank = iter(stream), 0, 0
+def _encode(stream, tokenizer, sides, texts, keep_texts):
+    """Cuts a corpus into pieces, chunk by chunk; PairCounts."""
+    pairs, blank = iter(stream), 0
     while chunk := list(itertools.islice(pairs, _CHUNK)):
         source = source_tokenizer(tokenizer).encode([pair[1] for pair in chunk], add_eos=True)
         target = tokenizer.encode([pair[2] for pair in chunk], add_bos=True, add_eos=True)
         # Text of which no piece is left, such as a byte order mark alone.
         kept = [place for place in range(len(chunk)) if len(source[place]) > 1 and len(target[place]) > 2]
         blank += len(chunk) - len(kept)
-        size += len(kept)
         for side, rows, name in zip(sides, (source, target), ("source", "target"), strict=True):
             rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]
             side.extend(rows, lambda number, name=name: stream.place(chunk[kept[number]][0], name))  # noqa: B023, called now
-        texts[0].extend(first_line + chunk[place][0] for place in kept)
+        texts[0].extend(chunk[place][0] for place in kept)
         if keep_texts:
             for column in (1, 2):
                 texts[column].extend(chunk[place][column] for place in kept)
-    return size, stream.counts + PairCounts(0, -blank, {"empty": blank} if blank else {})
+    return stream.counts + PairCounts(0, -blank, {"empty": blank} if blank else {})
 
 
 def _prepared(folder, tokenizer):
     store = Store(folder)
-    if tokenizer is None:
-        tokenizer = load_tokenizer(os.path.join(folder, TOKENIZER))
-    if tokenizer.vocabulary_size != store.manifest["vocabulary_size"]:
+    own = _tokenizer_of(folder, store.manifest["tokenizer"])
+    tokenizer = own if tokenizer is None else as_tokenizer(tokenizer)
+    if tokenizer != own:
         raise ValueError(
-            f"{folder} was prepared with {store.manifest['vocabulary_size']} pieces. Received: a tokenizer of "
-            f"{tokenizer.vocabulary_size}. Leave tokenizer out: prepared text has its own."
+            f"{folder} was prepared with another tokenizer, of {vocabulary_sizes(own)} pieces. Received: one of "
+            f"{vocabulary_sizes(tokenizer)}. Leave tokenizer out: prepared text has its own."
         )
     counts = PairCounts(**store.manifest["counts"])
     texts = store.source_texts, store.target_texts
-    return EncodedCorpus(tokenizer, store.source, store.target, counts, os.fspath(folder), texts[0].line, *texts)
+    return EncodedCorpus(
+        tokenizer,
+        store.source,
+        store.target,
+        counts,
+        os.fspath(folder),
+        lambda pair: texts[0].line(pair) % LINES,
+        *texts,
+    )
+
+
+def _tokenizer_of(folder, sha256):
+    path = os.path.join(folder, TOKENIZER)
+    tokenizer = load_tokenizer(path)
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise ValueError(
+                f"{path} is not the tokenizer that {folder} was prepared with. Put that one back, or prepare into a new folder."
+            )
+    return tokenizer

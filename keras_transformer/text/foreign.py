@@ -68,13 +68,27 @@ class _Foreign:
             setattr(self, f"{kind}_id", number)
         if len({self.pad_id, self.bos_id, self.eos_id}) < 3:
             raise ValueError(f"pad, bos and eos must be three pieces. Received: {self._pieces}.")
+        self._reserved = {self.pad_id, self.bos_id, self.eos_id}
 
     def encode(self, text, add_bos=False, add_eos=False):
-        """Ids of a text, or of each text of a list; see Tokenizer.encode."""
+        """Ids of a text, or of each text of a list; text that looks like a special piece is text. See Tokenizer.encode."""
         if isinstance(text, str):
             return self.encode([text], add_bos, add_eos)[0]
         begin, end = [self.bos_id] * add_bos, [self.eos_id] * add_eos
-        return [[*begin, *row, *end] for row in self._encode(list(text))]
+        return [[*begin, *row, *end] for row in self._rows(list(text))]
+
+    def _rows(self, texts):
+        """What ``_encode`` gives, without the ids of pad, bos and eos: within a row they would end it, or hide a part of it."""
+        rows = self._encode(texts)
+        spelt = [number for number, row in enumerate(rows) if not self._reserved.isdisjoint(row)]
+        for number, row in zip(spelt, self._encode_literally([texts[number] for number in spelt]), strict=True):
+            unknown = [self.unk_id] if self.unk_id >= 0 else []
+            rows[number] = [x for piece in row for x in (unknown if piece in self._reserved else [piece])]
+        return rows
+
+    def _encode_literally(self, texts):
+        """Rows of texts that spell special pieces; where the library can, cut into pieces like other text."""
+        return self._encode(texts)
 
     def decode(self, ids):
         """Text of a row of ids, or of each row, up to its eos and without special ids; see Tokenizer.decode."""
@@ -107,7 +121,7 @@ class HuggingFaceTokenizer(_Foreign):
         pieces: names of special pieces; see as_tokenizer.
 
     Raises:
-        ValueError: the library is missing, or the tokenizer lacks a special piece.
+        ValueError: the library is missing, the JSON is none of its tokenizers, or a special piece is missing.
     """
 
     def __init__(self, serialized, **pieces):
@@ -118,7 +132,10 @@ class HuggingFaceTokenizer(_Foreign):
                 "A Hugging Face tokenizer needs tokenizers, which is not installed. pip install tokenizers."
             ) from None
         self._serialized = serialized
-        self._tokenizer = tokenizers.Tokenizer.from_str(serialized)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(serialized)
+        except Exception as error:  # the library raises no other kind
+            raise ValueError(f"This JSON is no tokenizer of Hugging Face's tokenizers: {error}.") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.vocabulary_size = self._tokenizer.get_vocab_size()
@@ -126,6 +143,13 @@ class HuggingFaceTokenizer(_Foreign):
 
     def _encode(self, texts):
         return [row.ids for row in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def _encode_literally(self, texts):
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return self._encode(texts)
+        finally:
+            self._tokenizer.encode_special_tokens = False
 
     def _decode(self, ids):
         return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -145,6 +169,8 @@ class HuggingFaceTokenizer(_Foreign):
         about = json.loads(content)
         if about.get("kind") != "tokenizers":
             return cls(content.decode("utf-8"))
+        if not {"tokenizer", "pieces"} <= about.keys():
+            raise ValueError("The file of a tokenizer is damaged: it lacks tokenizer or pieces. Write it again.")
         return cls(json.dumps(about["tokenizer"]), **about["pieces"])
 
     def __reduce__(self):

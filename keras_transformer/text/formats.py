@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path
 
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))  # pzstd begins with one
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Longer lines are no sentences but a file of another kind, which would be read into memory as one line.
 MOST_BYTES = 2**26
@@ -127,14 +128,14 @@ def _decompressed(plain):
     begin = plain.peek(4)
     if begin.startswith(_GZIP_MAGIC):
         return gzip.GzipFile(fileobj=plain)
-    if begin.startswith(_ZSTD_MAGIC):
+    if begin.startswith((_ZSTD_MAGIC, *_ZSTD_SKIPPABLE)):
         return _zstd(plain)
     return contextlib.nullcontext(plain)
 
 
 @contextlib.contextmanager
 def _zstd(plain):
-    zstandard = _module("zstandard", "A zstd file", "data")
+    zstandard = of_extra("zstandard", "A zstd file", "data")
     try:
         yield io.BufferedReader(_Frames(plain, zstandard.ZstdDecompressor()), 2**20)
     except (zstandard.ZstdError, EOFError) as error:
@@ -165,6 +166,58 @@ class _Frames(io.RawIOBase):
         part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
+
+
+def characters(texts, name, skip_bad=False):
+    """The texts of a list as lines; with skip_bad None for one with a lone surrogate, which is no character.
+
+    Yields:
+        (number from 1, str or None).
+
+    Raises:
+        BadLine: a text has a lone surrogate.
+    """
+    for number, text in enumerate(texts, start=1):
+        if text.isascii() or not _has_surrogate(text):
+            yield number, text
+        elif skip_bad:
+            yield number, None
+        else:
+            raise BadLine(
+                f"{name}:{number} has a lone surrogate, which is no character. Mend the line, or leave it out."
+            )
+
+
+def _has_surrogate(text):
+    """Whether there is half of a pair, which JSON and Python can spell and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def check_columns(columns, kind):
+    """Raises ValueError unless these columns can be of a file of that kind, as table_kind tells it."""
+    if columns is None:
+        return
+    if kind is None:
+        raise ValueError(
+            f"Columns are of a .tsv, .jsonl or .parquet file with both sides in it. Received: columns={columns!r} for other text. "
+            "Leave them out."
+        )
+    is_pair = isinstance(columns, tuple | list) and len(columns) == 2
+    if not is_pair or not all(_is_column(column, kind) for column in columns):
+        form = "two numbers from 0" if kind == "tsv" else "two names"
+        raise ValueError(
+            f"The columns of source and target in a .{kind} file are {form}. Received: columns={columns!r}."
+        )
+
+
+def _is_column(column, kind):
+    if kind == "tsv":
+        return type(column) is int and column >= 0
+    return isinstance(column, str) and column != ""
 
 
 def rows_of(path, columns=None, skip_bad=False):
@@ -213,14 +266,14 @@ def _json_fields(line, columns, place):
         return "", ""  # counted as empty
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # of brackets within brackets
         raise BadLine(f"{place} is not JSON: {error}. Write one object a line.") from None
     return [_field(row, column, place) for column in columns]
 
 
 def _field(row, column, place):
     value = row
-    for part in column.split("."):
+    for part in _path(column, row if isinstance(row, dict) else ()):
         if not isinstance(value, dict) or part not in value:
             found = ", ".join(map(repr, value)) if isinstance(value, dict) else repr(value)[:80]
             raise BadLine(
@@ -230,19 +283,23 @@ def _field(row, column, place):
         value = value[part]
     if not isinstance(value, str):
         raise BadLine(f"{place} holds {value!r:.80} as {column!r}. Expected text.")
-    # A lone surrogate, which JSON can spell and UTF-8 cannot.
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not value.isascii() and _has_surrogate(value):
         raise BadLine(f"{place} has a lone surrogate in {column!r}, which is no character. Mend the line.")
     return value
 
 
+def _path(column, names):
+    """What leads to a column: its name, if there is one of that name, or the parts between its dots."""
+    return [column] if column in names else column.split(".")
+
+
 def _parquet_rows(path, columns, skip_bad):
-    parquet = _module("pyarrow.parquet", "A Parquet file", "data")
-    arrow = _module("pyarrow", "A Parquet file", "data")
+    parquet = of_extra("pyarrow.parquet", "A Parquet file", "data")
+    arrow = of_extra("pyarrow", "A Parquet file", "data")
     name, number = name_of(path), 0
     try:
         with parquet.ParquetFile(path) as file:
-            tops = list(dict.fromkeys(column.split(".")[0] for column in columns))
+            tops = list(dict.fromkeys(_path(column, file.schema_arrow.names)[0] for column in columns))
             missing = [top for top in tops if top not in file.schema_arrow.names]
             if missing:
                 found = ", ".join(map(repr, file.schema_arrow.names))
@@ -266,7 +323,12 @@ def _parquet_rows(path, columns, skip_bad):
         raise ValueError(f"{name} is no readable Parquet file: {error}. Fetch or write it again.") from None
 
 
-def _module(name, what, extra):
+def of_extra(name, what, extra):
+    """The module of that name, which ``what`` needs.
+
+    Raises:
+        ValueError: it is not installed; names the extra that has it.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

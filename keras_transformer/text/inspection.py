@@ -80,7 +80,7 @@ def inspect_corpus(batches, num_samples=10):
 
     Args:
         batches: a Batches.
-        num_samples: pairs shown, spread over the epoch.
+        num_samples: pairs shown, spread over the epoch; of packed lines the first.
 
     Returns:
         Inspection.
@@ -97,13 +97,15 @@ def inspect_corpus(batches, num_samples=10):
     tokenizer = batches.tokenizer
     tokenizers = source_tokenizer(tokenizer), tokenizer
     seen = [np.zeros(side.vocabulary_size, "int64") for side in tokenizers]
-    samples, shown = [], max(1, batches.full_length // num_samples)
-    for place in range(len(batches)):
-        inputs, labels = batches[place]
-        for counts, ids in zip(seen, (inputs["source"], labels), strict=True):
-            counts += np.bincount(ids.ravel(), minlength=len(counts))
-        if len(samples) < num_samples and place % shown == 0:
-            samples.append(_first_pair(inputs["source"], labels, tokenizers))
+    samples = []
+    with batches.aside():  # from the first batch on, and without a trace in its state
+        for place in range(len(batches)):
+            inputs, labels = batches[place]
+            for counts, ids in zip(seen, (inputs["source"], labels), strict=True):
+                counts += np.bincount(ids.ravel(), minlength=len(counts))
+            due = -(-num_samples * (place + 1) // len(batches)) - len(samples)
+            lines = np.flatnonzero(labels[:, 0] != tokenizer.pad_id)[:due]
+            samples += [_first_pair(inputs["source"][line], labels[line], tokenizers) for line in lines]
     if tokenizers[0] is tokenizers[1]:
         tokenizers, seen = tokenizers[:1], [seen[0] + seen[1]]
     counted = np.sum([_counted(*side) for side in zip(tokenizers, seen, strict=True)], axis=0)
@@ -127,9 +129,9 @@ def _is_byte(piece):
 
 
 def _first_pair(source, labels, tokenizers):
-    """Pieces of the first pair of a batch; of a packed line, too, the first ends at eos."""
+    """Pieces of the first pair of a line; of a packed line, too, the first ends at eos."""
     sides = []
-    for ids, tokenizer in zip((source[0], labels[0]), tokenizers, strict=True):
+    for ids, tokenizer in zip((source, labels), tokenizers, strict=True):
         ends = np.flatnonzero(ids == tokenizer.eos_id)
         sides.append(tokenizer.pieces(ids[: ends[0] + 1 if ends.size else None].tolist()))
     return tuple(sides)

@@ -12,7 +12,8 @@ class Mixture:
     pair as often as the share says, rounded down or up, and which are rounded up changes with the epoch.
 
     Args:
-        corpora: list of PairStreams, or of (source, target).
+        corpora: list of what Batches takes as its text: PairStreams, tuples (source, target), files of both sides, folders of
+            prepared text, which stay on disk. All are cut by one tokenizer.
         weights: a positive number for each; None for their sizes.
         temperature: from 1; applied to the weights.
 

@@ -91,6 +91,11 @@ def source_tokenizer(tokenizer):
     return tokenizer.source if isinstance(tokenizer, TokenizerPair) else tokenizer
 
 
+def target_tokenizer(tokenizer):
+    """The tokenizer of target text: a pair's, or the one that serves both sides."""
+    return tokenizer.target if isinstance(tokenizer, TokenizerPair) else tokenizer
+
+
 def vocabulary_sizes(tokenizer):
     """For people: "8,000", or "8,000 source and 6,000 target"."""
     source = source_tokenizer(tokenizer)

@@ -4,6 +4,7 @@ This process reads, normalises and filters the text; workers cut it into pieces 
 order, and counted, whatever the number of workers, and a shard holds the same bytes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -11,11 +12,12 @@ import json
 import os
 from pathlib import Path
 
-from keras_transformer.text.corpus import none_left
+from keras_transformer.text.corpus import PairStream, none_left
 from keras_transformer.text.filters import PairCounts
+from keras_transformer.text.formats import is_standard_input
 from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.rows import RowsBuilder
-from keras_transformer.text.store import MANIFEST, TOKENIZER, describe_shard, shard_name, write_shard
+from keras_transformer.text.store import MANIFEST, TOKENIZER, damaged_shards, describe_shard, shard_name, write_shard
 from keras_transformer.text.workers import Workers
 
 # Seconds for one shard of a worker: some 20 times what it takes.
@@ -70,9 +72,10 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     """Prepares a corpus into a folder that kt.Batches reads; called again after it was broken off, it goes on.
 
     Args:
-        stream: PairStream; standard input cannot be gone on with.
-        tokenizer: Tokenizer.
-        folder: a new folder, or one in which this preparation was begun.
+        stream: PairStream; one of standard input is prepared into a new folder, and cannot be gone on with.
+        tokenizer: Tokenizer, or TokenizerPair.
+        folder: a new folder, or one in which this preparation was begun. If it was finished, its shards are compared with their
+            checksums, and those that are damaged or missing made anew.
         max_length: most positions of a row, eos counted; longer pairs are left out and counted.
         shard_pairs: pairs of text a shard.
         num_workers: processes that cut text into pieces; 0 does it here.
@@ -82,20 +85,50 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
         PairCounts.
 
     Raises:
-        ValueError: the text is unfit, or the folder holds other files or another preparation.
+        ValueError: the text is unfit, the folder holds other files or another preparation, or another process prepares there.
         WorkerError: a worker died, raised, or did not answer in time.
+
+    Example:
+
+    >>> import tempfile
+    >>> import keras_transformer as kt
+    >>> from keras_transformer.text import PairStream, prepare
+    >>> texts = ["a dog runs", "a cat sleeps", " "]
+    >>> tokenizer = kt.Tokenizer.train(texts[:2], vocabulary_size=280)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(prepare(PairStream(texts, texts), tokenizer, folder, num_workers=0))
+    ...     kt.Batches(folder, batch_tokens=64).num_pairs
+    2 of 3 pairs kept; left out: 1 for empty
+    2
     """
     folder = Path(folder)
-    recipe = _recipe(stream, tokenizer, max_length, shard_pairs)
-    finished = _begin(folder, recipe, tokenizer)
+    recipe = recipe_of(stream, tokenizer, max_length, shard_pairs)
+    if any(map(is_standard_input, (stream.source, stream.target))) and (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{folder} holds a preparation, and nobody knows whether standard input brings the same text. Give a new folder."
+        )
+    finished = finished_before(folder, recipe)
     if finished is not None:
         return finished
     job = ShardWriter(folder, tokenizer, max_length)
+    with writing(folder, recipe, tokenizer):
+        shards = _made(stream, job, shard_pairs, num_workers, progress)
+        counts = total_counts(stream.counts, shards)
+        if not counts.kept:
+            raise ValueError(
+                none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length."
+            )
+        write_manifest(folder, recipe, shards, counts)
+    return counts
+
+
+def _made(stream, job, shard_pairs, num_workers, progress):
+    """What the manifest says of each shard, once all are there."""
     shards = {}
     workers = Workers(job, num_workers, timeout=_LONGEST_SHARD) if num_workers else None
     try:
-        for number, pairs in enumerate(_chunks(stream, shard_pairs)):
-            about = _existing(folder / shard_name(number))
+        for number, pairs in enumerate(chunks(stream, shard_pairs)):
+            about = existing(Path(job.folder, shard_name(number)))
             if about is not None:
                 shards[number] = about
             elif workers is None:
@@ -112,13 +145,7 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     finally:
         if workers is not None:
             workers.close()
-    counts = total_counts(stream.counts, shards.values())
-    if not counts.kept:
-        raise ValueError(
-            none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length."
-        )
-    write_manifest(folder, recipe, shards.values(), counts)
-    return counts
+    return list(shards.values())
 
 
 def _take(workers, shards):
@@ -127,7 +154,8 @@ def _take(workers, shards):
     shards[number] = workers.next()
 
 
-def _existing(path):
+def existing(path):
+    """What the manifest says of a shard that is there; None for none, or half of one."""
     if not path.is_file():
         return None
     try:
@@ -137,7 +165,8 @@ def _existing(path):
         return None
 
 
-def _chunks(stream, size):
+def chunks(stream, size):
+    """Lists of so many pairs."""
     pairs = iter(stream)
     while chunk := list(itertools.islice(pairs, size)):
         yield chunk
@@ -154,18 +183,28 @@ def total_counts(read, shards):
 
 def write_manifest(folder, recipe, shards, counts):
     """Writes what tells that a preparation is finished."""
-    manifest = recipe | {"finished": True, "counts": dataclasses.asdict(counts), "shards": list(shards)}
+    manifest = recipe | {"finished": True, "counts": dataclasses.asdict(counts), "shards": shards}
     _write_json(Path(folder, MANIFEST), manifest)
 
 
-def _recipe(stream, tokenizer, max_length, shard_pairs):
-    """All that the shards depend on."""
+def recipe_of(stream, tokenizer, max_length, shard_pairs):
+    """All that the shards depend on.
+
+    Raises:
+        ValueError: the text comes otherwise than as a PairStream.
+    """
+    if not isinstance(stream, PairStream):
+        raise ValueError(
+            f"Text to prepare comes as a PairStream. Received: a {type(stream).__name__}. Make one of its texts; the corpora of a "
+            "Mixture are prepared one by one."
+        )
     filters = dataclasses.asdict(stream.filters) if stream.filters else {}
     return {
         "format": 1,
         "source": stream.source_name,
         "target": stream.target_name,
-        "files": [_about_file(name) for part in stream._parts for name in dict.fromkeys(part[:2])],
+        "files": list(map(_about_file, stream.names)),
+        "text": stream.digest(),
         "columns": list(stream.columns) if stream.columns else None,
         "filters": filters,
         "normalization": stream.normalization,
@@ -181,8 +220,14 @@ def _about_file(name):
     return {"name": name, "bytes": os.path.getsize(name) if os.path.isfile(name) else None}
 
 
-def _begin(folder, recipe, tokenizer):
-    """Writes the recipe, or compares it with the one that is there; the counts of a preparation that is finished."""
+def finished_before(folder, recipe):
+    """Counts of the preparation of that recipe, if the folder holds it, finished and whole; None if there is something to do.
+
+    Raises:
+        ValueError: the folder holds another preparation, or other files.
+    """
+    from keras_transformer.artifacts import LOCK_FILE  # here, for workers need none of it
+
     path = folder / MANIFEST
     if path.is_file():
         try:
@@ -196,20 +241,32 @@ def _begin(folder, recipe, tokenizer):
             raise ValueError(
                 f"{folder} holds a preparation with {held}. Received: {received}. Give the same, or a new folder."
             )
-        return PairCounts(**before["counts"]) if before.get("finished") else None
-    left = {TOKENIZER, f".{MANIFEST}-new"}  # by a kill at the very beginning
+        if not before.get("finished"):
+            return None
+        damaged = damaged_shards(folder, before)
+        for name in damaged:
+            Path(folder, name).unlink(missing_ok=True)  # made anew
+        return None if damaged else PairCounts(**before["counts"])
+    # What a kill at the very beginning leaves is made anew.
+    left = {TOKENIZER, f".{TOKENIZER}-new", f".{MANIFEST}-new", LOCK_FILE}
     if folder.is_dir() and any(file.name not in left for file in folder.iterdir()):
         raise ValueError(f"{folder} holds other files. Give a new or empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / TOKENIZER).write_bytes(tokenizer.to_bytes())
-    _write_json(path, recipe)
     return None
 
 
+@contextlib.contextmanager
+def writing(folder, recipe, tokenizer):
+    """Within, the folder is this process's to write into; it holds tokenizer and recipe first."""
+    from keras_transformer.artifacts import FolderLock, write_file
+
+    with FolderLock(folder):
+        if not (folder / MANIFEST).is_file():
+            write_file(folder / TOKENIZER, tokenizer.to_bytes())
+            _write_json(folder / MANIFEST, recipe)
+        yield
+
+
 def _write_json(path, content):
-    new = path.with_name(f".{path.name}-new")
-    with open(new, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    from keras_transformer.artifacts import write_file
+
+    write_file(path, json.dumps(content, indent=1).encode("utf-8"))

@@ -18,14 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.text.formats import _module
+from keras_transformer.text.formats import of_extra
 
 MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
+# Where several corpora are one, the lines of each count from a multiple of this.
+LINES = 2**40
 _WIDTHS = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}  # of ids
 
 
 def arrow():
-    return _module("pyarrow", "Prepared text", "data")
+    return of_extra("pyarrow", "Prepared text", "data")
 
 
 def shard_name(number):
@@ -113,25 +115,33 @@ def read_manifest(folder):
     return manifest
 
 
+def damaged_shards(folder, manifest):
+    """Names of the shards that are missing or not, byte for byte, what was written; reads all of them."""
+    return [about["file"] for about in manifest["shards"] if not _is_whole(Path(folder, about["file"]), about)]
+
+
+def _is_whole(path, about):
+    return path.is_file() and path.stat().st_size == about["bytes"] and _crc32(path) == about["crc32"]
+
+
 class Store:
     """Prepared text, opened for reading.
 
     Args:
         folder: where keras-transformer prepare wrote it.
-        verify: whether to compare the checksum of every shard first, which reads all of it.
 
     Attributes:
         manifest: dict.
         num_pairs: int.
 
     Raises:
-        ValueError: it is not finished, or a shard is missing, of another size or damaged.
+        ValueError: it is not finished, a shard is missing or of another size, or more shards than a process may open.
     """
 
-    def __init__(self, folder, verify=False):
+    def __init__(self, folder):
         self.folder = os.fspath(folder)
         self.manifest = read_manifest(folder)
-        self.shards = [self._open(about, verify) for about in self.manifest["shards"]]
+        self.shards = [self._open(about) for about in self.manifest["shards"]]
         sizes = np.array([about["pairs"] for about in self.manifest["shards"]])
         self._firsts = np.cumsum(sizes) - sizes
         self.num_pairs = int(sizes.sum())
@@ -141,18 +151,20 @@ class Store:
     def __reduce__(self):
         return Store, (self.folder,)  # a worker opens the files itself
 
-    def _open(self, about, verify):
+    def _open(self, about):
         path = Path(self.folder, about["file"])
         if not path.is_file() or path.stat().st_size != about["bytes"]:
             found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
             raise ValueError(
-                f"{path} must have {about['bytes']:,} bytes. Found: {found}. Delete {MANIFEST} and prepare again."
+                f"{path} must have {about['bytes']:,} bytes. Found: {found}. The same keras-transformer prepare makes it anew."
             )
-        if verify and _crc32(path) != about["crc32"]:
+        try:
+            return _Shard(path)
+        except OSError as error:
             raise ValueError(
-                f"{path} is damaged: its checksum is another. Delete it and {MANIFEST}, and prepare again."
-            )
-        return _Shard(path)
+                f"{path} cannot be opened: {error.strerror}. All {len(self.manifest['shards'])} shards are open at a time: allow "
+                "as many files (ulimit -n), or prepare the text with more pairs a shard."
+            ) from None
 
     def places(self, pairs):
         """The shard of each of these pairs, and its number in it."""

@@ -4,6 +4,7 @@ Kudo and Richardson 2018, "SentencePiece".
 """
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ import numpy as np
 import sentencepiece
 
 from keras_transformer.text.corpus import read_lines
+from keras_transformer.text.formats import table_kind
 from keras_transformer.text.ids import check_ids
 from keras_transformer.text.pieces import user_symbols
 
@@ -100,7 +102,7 @@ class Tokenizer:
         """Learns a vocabulary, the same one on every machine.
 
         Args:
-            files_or_texts: one file; a list of files, learnt jointly (plain or gzip); or an
+            files_or_texts: one file; a list of files, learnt jointly (plain, gzip or zstd); or an
                 iterable of texts. Strings of a list are files when they name some, texts otherwise.
             vocabulary_size: V wanted. A corpus too small for it gives fewer; read
                 ``vocabulary_size`` of the result.
@@ -117,7 +119,7 @@ class Tokenizer:
             Tokenizer.
 
         Raises:
-            ValueError: no text, something else than str, a missing or unreadable file,
+            ValueError: no text, something else than str, a missing or unreadable file, one of columns,
                 vocabulary_size below what bytes and characters need, or another impossible argument.
         """
         _check_word("model_type", model_type, ("unigram", "bpe"))
@@ -246,7 +248,7 @@ class Tokenizer:
 
         Reference: Kudo 2018, "Subword Regularization", section 3.3.
         """
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha >= 0:
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
             raise ValueError(f"alpha must be a number from 0. Received: {alpha!r}.")
         usual = self.encode(text)
         try:
@@ -333,6 +335,11 @@ def _texts(files_or_texts):
         files_or_texts = [Path(files_or_texts)]
     if isinstance(files_or_texts, list | tuple) and _are_files(files_or_texts):
         for file in files_or_texts:
+            if table_kind(file):  # else braces and names of columns would be learnt as text
+                raise ValueError(
+                    f"{file} holds source and target in columns, by its name. Give the texts themselves: "
+                    "(text for _, *pair in text.PairStream(FILE, columns=...) for text in pair)."
+                )
             yield from read_lines(file)
     elif isinstance(files_or_texts, Iterable):
         yield from files_or_texts

@@ -43,7 +43,11 @@ def tokenizer_from_bytes(content):
     """
     if not content.startswith(b"{"):
         return Tokenizer.from_bytes(content)
-    about = json.loads(content)
-    if about.get("kind") != "pair":
-        return HuggingFaceTokenizer.from_bytes(content)
-    return TokenizerPair(*(tokenizer_from_bytes(base64.b64decode(about[side])) for side in ("source", "target")))
+    try:
+        about = json.loads(content)
+        sides = [base64.b64decode(about[side]) for side in ("source", "target")] if about.get("kind") == "pair" else []
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"The file of a tokenizer is damaged: {type(error).__name__} {error}. Write it again."
+        ) from None
+    return TokenizerPair(*map(tokenizer_from_bytes, sides)) if sides else HuggingFaceTokenizer.from_bytes(content)

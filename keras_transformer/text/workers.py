@@ -3,7 +3,8 @@
 Keras's own PyDataset workers wait for ever for a process that was killed. Here each worker is a child of its own with two pipes:
 its end closes the pipe, which a thread sees at once; a worker that hangs is given up after ``timeout`` seconds. Workers import
 NumPy, SentencePiece and Arrow alone, so that they start in a moment, whatever the backend; and they end by themselves when the
-process that started them is gone.
+process that started them is gone. Signals that ask a process to end are for that process: a terminal sends Ctrl-C to all of them,
+and training that ends in an orderly way still wants batches.
 """
 
 import contextlib
@@ -22,7 +23,10 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 # Modules of this room alone: the package's own __init__ would import Keras.
 _START = """
-import sys, types
+import signal, sys, types
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 sys.path[:] = {path!r}
 for name, folder in (("keras_transformer", {package!r}), ("keras_transformer.text", {room!r})):
     module = types.ModuleType(name)

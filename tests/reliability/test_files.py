@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -275,6 +276,21 @@ def hostile_step(file, make):
     return build
 
 
+def hostile_training(change):
+    """A checkpoint of which ``change`` has altered the arrays beside the weights, with a manifest that agrees."""
+
+    def build(folder, model):
+        path = save_checkpoint(model, folder, {})
+        file = path / "training.safetensors"
+        arrays = {name: artifacts.ArrayFile(file).read(name) for name in artifacts.ArrayFile(file).shapes}
+        file.unlink()
+        artifacts.write_arrays(file, change(arrays))
+        sealed(path, "checkpoint")
+        return lambda: load_checkpoint(model, path)
+
+    return build
+
+
 def header(change):
     """Alters the header of a file of arrays."""
 
@@ -352,6 +368,15 @@ def another_sidecar(content):
     return build
 
 
+LISTS = "[" + "[]," * 5_000_000 + "[]]"  # 15 MB, of which Python makes 350
+
+
+def another_version(folder, model):
+    path, load = make_saved_model(folder, model, None)
+    shutil.copytree(path / "1", path / "2")
+    return load
+
+
 HOSTILE = {
     "4 GB promised in a packed array": hostile_weights(promised),
     "4 GB promised in a plain array": hostile_weights(promised_whole),
@@ -383,6 +408,14 @@ HOSTILE = {
     "names given twice": hostile_config(lambda config: '{"registered_name": "a", "registered_name": "b"}'),
     "brackets nested 100,000 deep": hostile_config(lambda config: "[" * 100_000),
     "NaN in JSON": hostile_config(lambda config: '{"class_name": NaN}'),
+    "an architecture of five million lists": hostile_config(lambda config: LISTS),
+    "header of five million lists": hostile_step(
+        "weights.safetensors", lambda content: struct.pack("<Q", len(LISTS)) + LISTS.encode() + content
+    ),
+    "state of five million lists": hostile_step("state.json", lambda content: LISTS.encode()),
+    "a generator's state that is none": hostile_training(
+        lambda arrays: arrays | {"random/torch": np.zeros(3, "uint8")}
+    ),
     "header longer than the file": hostile_step("weights.safetensors", lambda content: b"\xff" * 8 + content[8:]),
     "header of 4 GB arrays": first(shape=[10**9]),
     "header of negative shapes": first(shape=[-20, -8]),
@@ -401,12 +434,16 @@ HOSTILE = {
     "manifest without files": hostile_manifest(lambda body: body | {"files": {}}),
     "a link in place of a file": linked,
     "a pipe in place of a file": piped,
+    "a SavedModel that the manifest does not list": another_version,
     "a pickle in place of a tokenizer": hostile_translator("tokenizer.model", PICKLE),
     "a tokenizer of another vocabulary": hostile_translator(
         "tokenizer.model", kt.Tokenizer.train(["ab"], vocabulary_size=263).to_bytes()
     ),
     "a translator of a later format": hostile_translator("translator.json", b'{"format_version": 99}'),
     "a translator of no format": hostile_translator("translator.json", b"[]"),
+    "a translator nested 100,000 deep": hostile_translator("translator.json", b"[" * 100_000),
+    "a translator of five million lists": hostile_translator("translator.json", LISTS.encode()),
+    "a tokenizer of half a pair": hostile_translator("tokenizer.model", b'{"kind": "pair"}'),
     "a sidecar that is a pickle": another_sidecar(PICKLE),
     "a sidecar that lists nothing": another_sidecar(b"[]\n"),
 }

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_transformer as kt
-from keras_transformer.callbacks import Checkpoints, FiniteGuard
+from keras_transformer.callbacks import Checkpoints, FiniteGuard, Resume
 from keras_transformer.checkpoints import NonFiniteError, list_checkpoints
 
 GENERATOR = np.random.default_rng(1)
@@ -76,7 +76,7 @@ def test_the_step_is_left_out(trained, kind, figure):
     history = trained.fit(Data(BAD[kind], bad=[BAD_BATCH]), FiniteGuard(every=1))
     weights = trained.values()[: len(trained.model.trainable_variables)]
     assert np.isfinite(history["loss"]).all() and np.isfinite(history["gradient_norm"]).all()
-    assert history["skipped_steps"] == [0 if scaled else 1]  # the loss scale leaves it out before
+    assert history["skipped_steps"] == [1]
     assert ("loss_scale" in history) == scaled
     reference = trained.fit(Data(left_out=[BAD_BATCH]), FiniteGuard(every=1))
     others = trained.values()[: len(weights)]
@@ -100,7 +100,10 @@ def test_nothing_but_bad_steps_ends_training(trained, tmp_path):
     checkpoints.on_train_end()
     told = str(error.value)
     if scaled:
-        assert told.startswith("The loss scale has fallen to ")
+        assert told.startswith(
+            "The loss scale has fallen to 1.02e+03: the gradients of 4 steps in a row, from batch 2 of epoch 1"
+        )
+        assert "number 2 of epoch 1, holds lines 5, 6." in told  # looked at every second batch
     else:
         assert "from step 2 on, are not finite" in told
         assert "number 1 of epoch 1, holds lines 3, 4." in told
@@ -109,6 +112,18 @@ def test_nothing_but_bad_steps_ends_training(trained, tmp_path):
     assert list_checkpoints(tmp_path)
     for value in trained.values():
         assert np.isfinite(value).all()
+
+
+def test_batches_that_are_only_read_are_no_steps_left_out(trained, tmp_path):
+    """Neither SkipNonFinite nor a loss scale sees the batches of a broken epoch that were done."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 3
+
+    data = Data(np.nan, bad=[1, 4])
+    assert trained.fit(data, FiniteGuard(), Stop(), Checkpoints(tmp_path))["skipped_steps"] == [1]
+    assert trained.fit(data, Resume(tmp_path), FiniteGuard())["skipped_steps"] == [1]
 
 
 def test_without_the_wrapper_the_loss_is_watched(tmp_path):

@@ -79,12 +79,31 @@ def in_validation(patch, number):
     return 0, None
 
 
+def in_translating_for_bleu(patch, number):
+    """Which is as long as an epoch may be: it is broken off, and the validation done again."""
+
+    def signalled(*_, **__):
+        signal.raise_signal(number)
+        pytest.fail("the translating went on")
+
+    patch.setattr(kt.Translator, "translate", signalled)
+    return 0, None
+
+
 MAIN = threading.main_thread().ident
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
-    "moment", [before_the_first_batch, in_a_step, twice_in_a_step, once_more_during_the_save, in_validation]
+    "moment",
+    [
+        before_the_first_batch,
+        in_a_step,
+        twice_in_a_step,
+        once_more_during_the_save,
+        in_validation,
+        in_translating_for_bleu,
+    ],
 )
 def test_saves_and_goes_on(settings, tmp_path, monkeypatch, moment, number, figure):
     run = Run(tmp_path / "run", settings)
@@ -101,4 +120,4 @@ def test_saves_and_goes_on(settings, tmp_path, monkeypatch, moment, number, figu
     again = Run(tmp_path / "run", settings)
     again.train(epochs=1)
     assert again.updates == len(again.batches)
-    figure("signals: SIGINT, SIGTERM and SIGHUP, at five moments each", 1, "saved and gone on with", backend=False)
+    figure("signals: SIGINT, SIGTERM and SIGHUP, at six moments each", 1, "saved and gone on with", backend=False)

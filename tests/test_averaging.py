@@ -1,0 +1,75 @@
+"""The mean of a run's checkpoints as a translator: which are taken, and what is refused before any work."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+from keras_transformer.averaging import average_run
+from keras_transformer.checkpoints import save_checkpoint
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="the mean itself is in test_checkpoints.py")
+SCORES = {
+    1: (10.0, 3.0),
+    2: (30.0, 1.5),
+    3: (20.0, 2.0),
+    4: (5.0, 1.0),
+}  # step: val_bleu, val_loss; the weights are the step
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of four epochs, and a checkpoint in the middle of the fifth."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = kt.Tokenizer.train(["a dog runs", "ein Hund rennt"], vocabulary_size=280)
+    model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, d_ff=8)
+    model.compile()
+    kt.Translator(model, tokenizer).save(folder / "translator")
+    history = []
+    for step in range(1, 6):
+        model.set_weights([np.full_like(weight, step) for weight in model.get_weights()])
+        if step in SCORES:
+            history.append({"epoch": step} | dict(zip(("val_bleu", "val_loss"), SCORES[step], strict=True)))
+        state = {"position": 0 if step in SCORES else 7, "history": history}
+        save_checkpoint(model, folder / "checkpoints", state, step=step, keep=9)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("which", "steps"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"last": 2}, [4, 5]),
+        ({"best": 2}, [2, 3]),
+        ({"best": 3, "monitor": "val_loss"}, [4, 2, 3]),
+    ],
+)
+def test_the_mean_is_of_the_last_or_the_best(run, tmp_path, which, steps):
+    paths = average_run(run, tmp_path / "mean", **which)
+    assert [path.name for path in paths] == [f"step-{step}" for step in steps]
+    for weight in kt.Translator.load(tmp_path / "mean").model.get_weights():
+        np.testing.assert_array_equal(weight, np.float32(np.mean(steps)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"last": 0}, "last must be an integer from 1, or None. Received: last=0"),
+        ({"best": 1.5}, "best must be an integer from 1, or None. Received: best=1.5"),
+        ({"last": 1, "best": 1}, "Received: last=1 and best=1. Give one."),
+        ({"last": 6}, "it holds 5 checkpoints to take, 6 are wanted. Train with --keep 6, or take fewer"),
+        ({"best": 5}, "it holds 4 checkpoints to take, 5 are wanted. Train with --best 5, or take fewer"),
+        ({"best": 1, "monitor": "val_chrf"}, "at the end of an epoch whose logs hold 'val_chrf'. Train with --best"),
+    ],
+)
+def test_what_cannot_be_taken_is_told(run, tmp_path, arguments, told):
+    with pytest.raises(ValueError, match=told):
+        average_run(run, tmp_path / "mean", **arguments)
+    assert not (tmp_path / "mean").exists()
+
+
+def test_a_folder_of_other_files_stays(run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files, which would be lost: there is no translator.json"):
+        average_run(run, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
