@@ -1,5 +1,6 @@
 """Callbacks around fit: what stands in the logs, the files and on the screen."""
 
+import errno
 import io
 import signal
 import threading
@@ -28,6 +29,7 @@ from keras_transformer.callbacks import (
     progress,
     read_curves,
 )
+from keras_transformer.callbacks import checkpoints as checkpoints_module
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
 
 EN = ["a dog runs", "a cat runs", "the dog sleeps", "the cat sleeps"] * 4
@@ -363,3 +365,76 @@ def test_impossible_arguments():
         Bleu(EN, DE, TOKENIZER, every=0)
     with pytest.raises(ValueError, match="lines"):
         Bleu(EN, DE[:3], TOKENIZER)
+
+
+def test_two_checkpoints_of_one_fit_want_two_folders(model, batches, tmp_path):
+    with pytest.raises(ValueError, match="Two Checkpoints write into"):
+        fit(model, batches, [Checkpoints(tmp_path, steps=1), Checkpoints(tmp_path, steps=2)])
+    fit(model, batches, [Checkpoints(tmp_path / "a"), Checkpoints(tmp_path / "b")])
+
+
+def test_what_a_broken_fit_still_writes_comes_before_the_next(model, batches, tmp_path, monkeypatch):
+    """The folder is emptied and trained into again: nothing of the model before may come among it."""
+    entered, go_on = threading.Event(), threading.Event()
+    write, begun = checkpoints_module.write_step, []
+
+    def slowly(folder, step, *rest):
+        begun.append(step)
+        if len(begun) == 1:
+            entered.set()
+            go_on.wait(60)
+        write(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoints_module, "write_step", slowly)
+
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if entered.is_set():
+                raise KeyError("broken off")
+
+    first = Checkpoints(tmp_path, steps=1)
+    with pytest.raises(KeyError):
+        fit(model, batches, [first, Break()], epochs=50)
+    second = Checkpoints(tmp_path, steps=1)
+    threading.Timer(0.2, go_on.set).start()
+    with pytest.raises(ValueError, match="a training that this one does not go on from"):  # it is there by then
+        fit(model, batches, [second])
+    assert first._writing is None or first._writing.done()
+
+
+def test_a_best_that_nothing_is_judged_by_is_told(model, batches, tmp_path):
+    with pytest.warns(
+        UserWarning, match=r"best=2 keeps no checkpoint of epoch 1: its logs hold no 'val_loss'. They hold .*loss"
+    ):
+        fit(model, batches, [Checkpoints(tmp_path, best=2)])
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_with_its_folder(model, batches, tmp_path, monkeypatch):
+    def full(folder, *rest):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints_module, "write_step", full)
+    with pytest.raises(
+        OSError, match=rf"step {len(batches)} could not be written into {tmp_path}: No space.*none before"
+    ) as told:
+        fit(model, batches, [Checkpoints(tmp_path)])
+    assert told.value.errno == errno.ENOSPC
+
+
+def test_a_middle_of_an_epoch_of_other_length_is_refused(tmp_path):
+    model, x = keras.Sequential([keras.layers.Dense(1)]), np.ones((24, 3), "float32")
+    model.compile("sgd", "mse")
+
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                raise KeyError("broken off")
+
+    checkpoints = Checkpoints(tmp_path, steps=1)
+    with pytest.raises(KeyError):
+        model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0, callbacks=[checkpoints, Break()])
+    checkpoints.release()
+    with pytest.raises(ValueError, match="middle of an epoch of 6 batches. Received: data of 3"):
+        model.fit(
+            x, x[:, :1], batch_size=8, shuffle=False, verbose=0, callbacks=[Resume(tmp_path), Checkpoints(tmp_path)]
+        )

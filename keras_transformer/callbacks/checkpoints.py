@@ -2,13 +2,19 @@
 
 import concurrent.futures
 import time
+import warnings
+import weakref
+from pathlib import Path
 
 import keras
 from keras import ops
 
 from keras_transformer.artifacts import FolderLock, prune_steps, read_state, write_step
-from keras_transformer.callbacks.resume import fingerprint, resumed_state
+from keras_transformer.callbacks.resume import fingerprint, resumed_state, this_fit
 from keras_transformer.checkpoints import capture, capture_metrics, check_finite, latest_checkpoint
+
+# folder -> the Checkpoints that last began to write into it in this process, whose own lock lets it in twice
+_WRITERS = weakref.WeakValueDictionary()
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -34,7 +40,9 @@ class Checkpoints(keras.callbacks.Callback):
         blocked: seconds that training has waited for checkpoints.
 
     Raises:
-        ValueError: an argument is impossible; or, in ``fit``, the folder holds checkpoints of another training.
+        ValueError: an argument is impossible; or, in ``fit``, the folder holds checkpoints of another training, or another
+            Checkpoints of the same ``fit`` writes there.
+        OSError: in ``fit``, when the next checkpoint is due or training ends: one could not be written; those before are whole.
         FolderInUse: a ValueError, in ``fit``: another process trains into the folder.
         NonFiniteError: a ValueError, in ``fit``: weights are not finite.
 
@@ -78,6 +86,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._lock = self._lock or FolderLock(self.folder).__enter__()
+        self._be_the_only_writer()
         self._steps_per_execution = self.model.steps_per_execution
         self._saved = time.monotonic()
         self._fingerprint = fingerprint(self._data)
@@ -88,6 +97,19 @@ class Checkpoints(keras.callbacks.Callback):
         self._metrics = None
         self._epoch_begin = self.step - self.position  # the step at which the epoch being done began
         self._resumed = self.position  # batches of the first epoch that are only read
+
+    def _be_the_only_writer(self):
+        """In this process; the lock is for others."""
+        folder, self._fit = Path(self.folder).resolve(), this_fit(self.model)
+        other = _WRITERS.get(folder)
+        if other is not None and other is not self:
+            if other._fit is self._fit:
+                raise ValueError(
+                    f"Two Checkpoints write into {self.folder}. Give each a folder of its own, or leave one out."
+                )
+            other.release()  # of a ``fit`` that an error has ended: what it still writes must not come among ours
+        _WRITERS[folder] = self
+        self._is_warned = False
 
     def _state_before(self):
         """Of the checkpoint that this training goes on from; the folder may hold no other's."""
@@ -133,6 +155,13 @@ class Checkpoints(keras.callbacks.Callback):
         row = {name: float(ops.convert_to_numpy(value)) for name, value in (logs or {}).items()}
         row = {name: value for name, value in row.items() if value == value and abs(value) != float("inf")}
         self.history = [other for other in self.history if other["epoch"] <= epoch] + [{"epoch": epoch + 1} | row]
+        if self.best and self.monitor not in (logs or {}) and not self._is_warned:
+            self._is_warned = True
+            warnings.warn(
+                f"best={self.best} keeps no checkpoint of epoch {epoch + 1}: its logs hold no {self.monitor!r}. They hold "
+                f"{', '.join(sorted(logs or {})) or 'nothing'}. Give Checkpoints one of these as monitor, or fit validation data.",
+                stacklevel=2,
+            )
         self._finish_batch()
         steps = self.params.get("steps")
         if not steps or self._done >= steps:
@@ -190,6 +219,7 @@ class Checkpoints(keras.callbacks.Callback):
             "keras": keras.__version__,
             "history": self.history,
             "data": self._fingerprint,
+            "batches": self.params.get("steps"),
         }
 
     def _write(self, step, weights, training, state):
@@ -199,8 +229,18 @@ class Checkpoints(keras.callbacks.Callback):
     def wait(self):
         """Returns when all that was saved is on disk; raises what writing it raised."""
         writing, self._writing = self._writing, None
-        if writing is not None:
+        if writing is None:
+            return
+        try:
             writing.result()
+        except OSError as error:
+            last = latest_checkpoint(self.folder)
+            kept = f"{last.name}, the one before, is as it was" if last else "there is none before"
+            raise OSError(
+                error.errno,
+                f"The checkpoint of step {self.step} could not be written into {self.folder}: {error.strerror or error}; {kept}. "
+                "Make room, or see to the folder's permissions; training then goes on from there",
+            ) from error
 
     def _merit(self, state):
         if state["position"] or not state["history"]:

@@ -18,10 +18,10 @@ _RESUMED = (
 def resumed_state(model):
     """State of the checkpoint that Resume has brought ``model`` to in the ``fit`` under way, or None."""
     history, state = _RESUMED.get(model, (lambda: None, None))
-    return state if history() is _this_fit(model) else None
+    return state if history() is this_fit(model) else None
 
 
-def _this_fit(model):
+def this_fit(model):
     """What tells one ``fit`` from the next, which leaves out nothing of what one that was broken off has left."""
     return getattr(model, "history", None) or model
 
@@ -37,8 +37,8 @@ class Resume(keras.callbacks.Callback):
     Weights, optimizer (its moments, the schedule's step, the loss scale, gradients accumulated so far), seeds of dropout, metrics
     and the place in the data come back: on the same backend the weights become, bit for bit, what they would have become. Batches
     of the epoch that are done are read once more without training on them, so the data must give the same batches in the same
-    order again. kt.Batches does, by seed and epoch; arrays do with ``shuffle=False``; ``steps_per_epoch`` must not cut epochs
-    otherwise than the data do.
+    order again. kt.Batches does, by seed and epoch, and is recognised; arrays do with ``shuffle=False``, and only their number of
+    batches is compared; ``steps_per_epoch`` must not cut epochs otherwise than the data do.
 
     It must stand before Checkpoints and everything else that looks at the model.
 
@@ -88,8 +88,8 @@ class Resume(keras.callbacks.Callback):
         self._check_data(path, state)
         self._restore_metrics = restore(model, weights, training)
         self.state = state
-        this_fit = _this_fit(model)
-        _RESUMED[model] = weakref.ref(this_fit), state
+        begun = this_fit(model)
+        _RESUMED[model] = weakref.ref(begun), state
         model._initial_epoch = state["epoch"]  # as Keras's own BackupAndRestore has it
         if state["position"]:
             logs = dict.fromkeys(model.get_metrics_result(), 0.0)
@@ -98,7 +98,7 @@ class Resume(keras.callbacks.Callback):
                 state["position"],
                 logs,
                 model.steps_per_execution,
-                active=lambda: _this_fit(model) is this_fit,
+                active=lambda: this_fit(model) is begun,
             )
 
     def _check_data(self, path, state):
@@ -107,6 +107,12 @@ class Resume(keras.callbacks.Callback):
             raise ValueError(
                 f"{path} stands in the middle of an epoch of other data: the pairs have changed, or batch_tokens, the seed or "
                 "another argument of Batches. Give what it was trained on, or remove the checkpoint to go on from the one before."
+            )
+        before, now = state.get("batches"), self.params.get("steps")
+        if state["position"] and fingerprint(self.data) is None and None not in (before, now) and before != now:
+            raise ValueError(
+                f"{path} stands in the middle of an epoch of {before} batches. Received: data of {now}. Give the data and the "
+                "batch_size it was trained with, or remove the checkpoint to go on from the one before."
             )
 
     def on_epoch_begin(self, epoch, logs=None):
