@@ -15,7 +15,7 @@ from keras_transformer.text.joined import JoinedRows, JoinedTexts
 from keras_transformer.text.mixture import Mixture
 from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
 from keras_transformer.text.rows import RowsBuilder, Texts
-from keras_transformer.text.store import LINES, TOKENIZER, Store
+from keras_transformer.text.store import LINES, MANIFEST, TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
 
 # Pairs cut into pieces at a time.
@@ -119,7 +119,7 @@ def _encode(stream, tokenizer, sides, texts, keep_texts):
 
 def _prepared(folder, tokenizer):
     store = Store(folder)
-    own = _tokenizer_of(folder, store.manifest["tokenizer"])
+    own = _tokenizer_of(folder, store.manifest)
     tokenizer = own if tokenizer is None else as_tokenizer(tokenizer)
     if tokenizer != own:
         raise ValueError(
@@ -139,12 +139,17 @@ def _prepared(folder, tokenizer):
     )
 
 
-def _tokenizer_of(folder, sha256):
+def _tokenizer_of(folder, manifest):
     path = os.path.join(folder, TOKENIZER)
     tokenizer = load_tokenizer(path)
     with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest["tokenizer"]:
             raise ValueError(
                 f"{path} is not the tokenizer that {folder} was prepared with. Put that one back, or prepare into a new folder."
             )
+    if tokenizer.vocabulary_size != manifest["vocabulary_size"]:
+        raise ValueError(
+            f"{os.path.join(folder, MANIFEST)} is damaged: it tells of {manifest['vocabulary_size']} pieces, its tokenizer has "
+            f"{tokenizer.vocabulary_size}. Prepare the text into a new folder."
+        )
     return tokenizer

@@ -17,7 +17,16 @@ from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.formats import is_standard_input
 from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.rows import RowsBuilder
-from keras_transformer.text.store import MANIFEST, TOKENIZER, damaged_shards, describe_shard, shard_name, write_shard
+from keras_transformer.text.store import (
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    checked_manifest,
+    damaged_shards,
+    describe_shard,
+    shard_name,
+    write_shard,
+)
 from keras_transformer.text.workers import Workers
 
 # Seconds for one shard of a worker: some 20 times what it takes.
@@ -200,7 +209,7 @@ def recipe_of(stream, tokenizer, max_length, shard_pairs):
         )
     filters = dataclasses.asdict(stream.filters) if stream.filters else {}
     return {
-        "format": 1,
+        "format": FORMAT,
         "source": stream.source_name,
         "target": stream.target_name,
         "files": list(map(_about_file, stream.names)),
@@ -230,10 +239,7 @@ def finished_before(folder, recipe):
 
     path = folder / MANIFEST
     if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}. Give a new folder.") from None
+        before = checked_manifest(path)
         different = [name for name in recipe if before.get(name) != recipe[name]]
         if different:
             held = ", ".join(f"{name}={before.get(name)!r}" for name in different)
