@@ -78,7 +78,9 @@ def test_hugging_face_in_batches_and_through_a_saved_translator(hugging_face, tm
     for pair in ((ours, tokenizer), (tokenizer, ours)):
         with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
             kt.Batches(EN, DE, TokenizerPair(*pair), sampling=0.1)
-    assert TokenizerPair(hugging_face, ours).source == tokenizer and TokenizerPair(ours, hugging_face).target == tokenizer
+    assert (
+        TokenizerPair(hugging_face, ours).source == tokenizer and TokenizerPair(ours, hugging_face).target == tokenizer
+    )
     texts = {tokenizer.decode(row) for row in batches[0][1]}
     assert texts - {""} == set(DE)
     model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, d_ff=8, seed=1)

@@ -110,6 +110,7 @@ def test_parquet_with_names_and_nested(tmp_path):
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "a"}\n', "a.jsonl:2 has no 'target'. Found: 'source'"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": 5, "target": "b"}\n', "a.jsonl:2 holds 5 as 'source'"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "\\ud800", "target": "b"}\n', "has a lone surrogate"),
+        ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "\\u0000", "target": "b"}\n', "a.jsonl:2 holds a NUL"),
     ],
 )
 def test_rows_that_are_none_are_refused_or_counted(tmp_path, name, content, told):

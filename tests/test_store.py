@@ -91,7 +91,9 @@ def test_no_flipped_bit_passes(tmp_path):
     whole = file.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 100)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"shard-00000\.arrow is damaged: .* keras-transformer prepare makes it anew"):
+        with pytest.raises(
+            ValueError, match=r"shard-00000\.arrow is damaged: .* keras-transformer prepare makes it anew"
+        ):
             Store(tmp_path)
 
 

@@ -27,7 +27,7 @@ _OPTIONS = [
         "--on-bad-line",
         type=click.Choice(["error", "skip"]),
         default="error",
-        help="For lines that are not UTF-8 or lack a column.",
+        help="For lines that are not UTF-8, hold a NUL, or lack a column.",
     ),
 ]
 

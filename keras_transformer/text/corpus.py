@@ -98,7 +98,7 @@ class PairStream:
             into nested values ("translation.en").
         filters: Filters.
         normalization: "NFC" or "NFKC" of every line, or None. A Tokenizer normalises too, by its own rule.
-        on_bad_line: "error", or "skip" to leave out and count lines that are not UTF-8, lack a column, or are no text.
+        on_bad_line: "error", or "skip" to leave out and count lines that are not UTF-8, hold a NUL, or lack a column.
 
     Attributes:
         counts: PairCounts of what was read so far; final when the iteration is.

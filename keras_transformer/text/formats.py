@@ -20,6 +20,10 @@ _ZSTD_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Longer lines are no sentences but a file of another kind, which would be read into memory as one line.
 MOST_BYTES = 2**26
+# What NUL in a line tells: UTF-16 of ASCII letters is valid UTF-8 with one beside each letter.
+_NUL = (
+    "holds a NUL, which is no text. Is the file UTF-16? Convert it to UTF-8, for instance with iconv, or mend the line."
+)
 _TABLES = {".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -68,7 +72,7 @@ def lines_of(path, skip_bad=False):
         (line number from 1, str or None).
 
     Raises:
-        BadLine: a line is not UTF-8 or longer than MOST_BYTES.
+        BadLine: a line is not UTF-8, holds a NUL, or is longer than MOST_BYTES.
         ValueError: the file is missing, unreadable or damaged.
     """
     name = name_of(path)
@@ -90,6 +94,8 @@ def _text(line, number, name):
     if number == 1:
         line = line.removeprefix(_BYTE_ORDER_MARK)
     line = line.removesuffix(b"\n").removesuffix(b"\r")
+    if b"\0" in line:
+        raise BadLine(f"{name}:{number} {_NUL}")
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -169,19 +175,22 @@ class _Frames(io.RawIOBase):
 
 
 def characters(texts, name, skip_bad=False):
-    """The texts of a list as lines; with skip_bad None for one with a lone surrogate, which is no character.
+    """The texts of a list as lines; with skip_bad None for one with a NUL, or with a lone surrogate, which is no character.
 
     Yields:
         (number from 1, str or None).
 
     Raises:
-        BadLine: a text has a lone surrogate.
+        BadLine: a text has a NUL or a lone surrogate.
     """
     for number, text in enumerate(texts, start=1):
-        if text.isascii() or not _has_surrogate(text):
+        has_nul = "\0" in text
+        if not has_nul and (text.isascii() or not _has_surrogate(text)):
             yield number, text
         elif skip_bad:
             yield number, None
+        elif has_nul:
+            raise BadLine(f"{name}:{number} {_NUL}")
         else:
             raise BadLine(
                 f"{name}:{number} has a lone surrogate, which is no character. Mend the line, or leave it out."
@@ -283,6 +292,8 @@ def _field(row, column, place):
         value = value[part]
     if not isinstance(value, str):
         raise BadLine(f"{place} holds {value!r:.80} as {column!r}. Expected text.")
+    if "\0" in value:
+        raise BadLine(f"{place} {_NUL}")
     if not value.isascii() and _has_surrogate(value):
         raise BadLine(f"{place} has a lone surrogate in {column!r}, which is no character. Mend the line.")
     return value
