@@ -56,7 +56,8 @@ def _check_kinds(pieces):
     unknown = [name for name in pieces if name not in _NAMES]
     if unknown:
         raise ValueError(
-            f"Special pieces are named as {', '.join(f'{name}=' for name in _NAMES)}. Received: {unknown[0]}={pieces[unknown[0]]!r}."
+            f"Special pieces are named as {', '.join(f'{name}=' for name in _NAMES)}. Received: "
+            f"{unknown[0]}={pieces[unknown[0]]!r}."
         )
 
 

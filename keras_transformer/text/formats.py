@@ -287,7 +287,7 @@ def _field(row, column, place):
             found = ", ".join(map(repr, value)) if isinstance(value, dict) else repr(value)[:80]
             raise BadLine(
                 f"{place} has no {column!r}. Found: {found}. Name the columns of source and target: "
-                "columns=, or --columns of inspect and prepare."
+                "PairStream(..., columns=), or --columns of inspect and prepare."
             )
         value = value[part]
     if not isinstance(value, str):
@@ -316,7 +316,7 @@ def _parquet_rows(path, columns, skip_bad):
                 found = ", ".join(map(repr, file.schema_arrow.names))
                 raise ValueError(
                     f"{name} has no column {missing[0]!r}. Found: {found}. Name those of source and "
-                    "target: columns=, or --columns of inspect and prepare."
+                    "target: PairStream(..., columns=), or --columns of inspect and prepare."
                 )
             for batch in file.iter_batches(batch_size=4096, columns=tops):
                 for row in batch.to_pylist():
