@@ -107,6 +107,8 @@ def test_what_is_no_tokenizer_is_refused():
         as_tokenizer({})
     with pytest.raises(ValueError, match="Text needs a tokenizer"):
         kt.Batches(EN, DE)
+    with pytest.raises(ValueError, match=r"There is no folder nofolder of prepared text \(looked in "):
+        kt.Batches("nofolder")
 
 
 def test_our_own_is_given_back_and_loaded(tmp_path):

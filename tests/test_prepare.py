@@ -170,6 +170,8 @@ def test_another_preparation_is_refused(tmp_path, tokenizer):
     (tmp_path / "q" / "thesis.txt").write_text("a")
     with pytest.raises(ValueError, match="holds other files"):
         prepare(PairStream(source, target), tokenizer, tmp_path / "q")
+    with pytest.raises(ValueError, match="thesis.txt is a file. Give a new or empty folder"):
+        prepare(PairStream(source, target), tokenizer, tmp_path / "q" / "thesis.txt")
 
 
 def test_damaged_shards_are_refused(tmp_path, tokenizer):

@@ -57,6 +57,10 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):
         return _prepared(source, tokenizer)
     if tokenizer is None:
+        if target is None and isinstance(source, str | os.PathLike) and not os.path.exists(source):
+            raise ValueError(
+                f"There is no folder {os.fspath(source)} of prepared text (looked in {os.getcwd()}). Check the path."
+            )
         raise ValueError("Text needs a tokenizer. Received: tokenizer=None. Only prepared text brings its own.")
     tokenizer = as_tokenizer(tokenizer)
     stream = source if isinstance(source, PairStream | Corpus) else PairStream(source, target)

@@ -134,7 +134,8 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
 def _made(stream, job, shard_pairs, num_workers, progress):
     """What the manifest says of each shard, once all are there."""
     shards = {}
-    workers = Workers(job, num_workers, timeout=_LONGEST_SHARD) if num_workers else None
+    goes_on = "the same preparation goes on with the shards that are there"
+    workers = Workers(job, num_workers, _LONGEST_SHARD, goes_on) if num_workers else None
     try:
         for number, pairs in enumerate(chunks(stream, shard_pairs)):
             about = existing(Path(job.folder, shard_name(number)))
@@ -253,6 +254,8 @@ def finished_before(folder, recipe):
         for name in damaged:
             Path(folder, name).unlink(missing_ok=True)  # made anew
         return None if damaged else PairCounts(**before["counts"])
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Give a new or empty folder.")
     # What a kill at the very beginning leaves is made anew.
     left = {TOKENIZER, f".{TOKENIZER}-new", f".{MANIFEST}-new", LOCK_FILE}
     if folder.is_dir() and any(file.name not in left for file in folder.iterdir()):
