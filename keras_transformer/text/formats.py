@@ -216,17 +216,13 @@ def check_columns(columns, kind):
             "Leave them out."
         )
     is_pair = isinstance(columns, tuple | list) and len(columns) == 2
-    if not is_pair or not all(_is_column(column, kind) for column in columns):
-        form = "two numbers from 0" if kind == "tsv" else "two names"
+    are_names = is_pair and all(isinstance(column, str) and column != "" for column in columns)
+    are_numbers = is_pair and all(type(column) is int and column >= 0 for column in columns)
+    if not are_names and not (are_numbers and kind == "tsv"):
+        form = "two numbers from 0, or two names that its first line gives" if kind == "tsv" else "two names"
         raise ValueError(
             f"The columns of source and target in a .{kind} file are {form}. Received: columns={columns!r}."
         )
-
-
-def _is_column(column, kind):
-    if kind == "tsv":
-        return type(column) is int and column >= 0
-    return isinstance(column, str) and column != ""
 
 
 def rows_of(path, columns=None, skip_bad=False):
@@ -234,8 +230,8 @@ def rows_of(path, columns=None, skip_bad=False):
 
     Args:
         path: the file.
-        columns: of source and target: numbers from 0 in TSV, (0, 1) if not given; names in the others, where a dot leads into
-            nested values, ("source", "target") if not given.
+        columns: of source and target: numbers from 0 in TSV, (0, 1) if not given, or names, which the first line of every file
+            then gives; names in the others, where a dot leads into nested values, ("source", "target") if not given.
         skip_bad: (None, None) for a row that cannot be read.
 
     Yields:
@@ -251,7 +247,10 @@ def rows_of(path, columns=None, skip_bad=False):
         return
     columns = columns or ((0, 1) if kind == "tsv" else ("source", "target"))
     fields = _tsv_fields if kind == "tsv" else _json_fields
-    for number, line in lines_of(path, skip_bad):
+    lines = lines_of(path, skip_bad)
+    if kind == "tsv" and isinstance(columns[0], str):
+        columns = _named_columns(lines, columns, name_of(path))
+    for number, line in lines:
         try:
             pair = (None, None) if line is None else fields(line, columns, f"{name_of(path)}:{number}")
         except BadLine:
@@ -259,6 +258,19 @@ def rows_of(path, columns=None, skip_bad=False):
                 raise
             pair = None, None
         yield number, *pair
+
+
+def _named_columns(lines, columns, name):
+    """Numbers of the columns of these names; takes the first line, which has the names, from the lines."""
+    _, line = next(lines, (0, None))
+    names = [] if line is None else line.split("\t")
+    missing = [column for column in columns if names.count(column) != 1]
+    if missing:
+        raise ValueError(
+            f"{name}:1 names the columns {', '.join(map(repr, names))}. Expected {missing[0]!r} once. Give names of these, or "
+            "numbers from 0 for a file whose first line is a pair."
+        )
+    return [names.index(column) for column in columns]
 
 
 def _tsv_fields(line, columns, place):

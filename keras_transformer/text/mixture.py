@@ -60,7 +60,7 @@ class Mixture:
             parts = ", ".join(f"{size:,} x {times:,.0f}" for size, times in zip(sizes, repeats, strict=True))
             raise ValueError(
                 f"An epoch of this Mixture would have {rows:,.0f} pairs, so that each corpus has its share and none of its pairs "
-                f"is left out: {parts}. At most {_MOST_REPEATS * sum(sizes):,} are dealt: give weights nearer to the sizes, a higher "
-                "temperature, or leave the rarest corpus out."
+                f"is left out: {parts}. At most {_MOST_REPEATS * sum(sizes):,} are dealt: give weights nearer to the sizes, a "
+                "higher temperature, or leave the rarest corpus out."
             )
         return repeats
