@@ -53,5 +53,5 @@ def test_an_epoch_out_of_all_proportion_is_refused_with_its_size():
         ValueError, match=r"would have 1,000,000,001 pairs, .*: 200 x 5,000,000, 1 x 1\. At most 201,000 are"
     ):
         Mixture(CORPORA[:2], weights=[1e9, 1]).repeats([200, 1])
-    with pytest.raises(ValueError, match="would have nan pairs"):
+    with pytest.raises(ValueError, match="would have inf pairs"):
         Mixture(CORPORA[:2], weights=[float("inf"), 1]).repeats([1, 1])
