@@ -94,15 +94,16 @@ def _text(line, number, name):
     if number == 1:
         line = line.removeprefix(_BYTE_ORDER_MARK)
     line = line.removesuffix(b"\n").removesuffix(b"\r")
-    if b"\0" in line:
-        raise BadLine(f"{name}:{number} {_NUL}")
     try:
-        return line.decode("utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadLine(
             f"{name}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
             "Convert the file to UTF-8, for instance with iconv, or mend the line."
         ) from None
+    if "\0" in text:
+        raise BadLine(f"{name}:{number} {_NUL}")
+    return text
 
 
 def _binary_lines(path, name):
