@@ -372,6 +372,34 @@ def test_an_epoch_served_whole_is_followed_by_the_next():
     assert same(served(again), served(batches))
 
 
+def test_a_plain_loop_gives_one_epoch_after_the_other():
+    """What the state says comes next does come next, also after restore, and in the middle of a fit's epochs."""
+    lengths = random_lengths(60, 12)
+    whole, batches = (letter_batches(*lengths, batch_tokens=64) for _ in range(2))
+    expected = []
+    for epoch in range(4):
+        whole.set_epoch(epoch)
+        expected.append(served(whole))
+    assert len(expected[0]) > 8
+    for epoch in range(3):
+        assert batches.state() == {"epoch": epoch, "position": 0} and same(list(batches), expected[epoch])
+    assert batches.epoch == 3 and batches.state() == {"epoch": 3, "position": 0}
+    batches.restore({"epoch": 0, "position": 6})
+    assert same(list(batches), expected[0][6:]) and len(batches) == batches.full_length
+    assert same(list(itertools.islice(batches, 4)), expected[1][:4])
+    assert batches.state() == {"epoch": 1, "position": 4}
+    batches.restore(batches.state())
+    assert same(list(batches), expected[1][4:])
+    next(iter(batches))  # looked at: an epoch that is broken off is begun anew
+    assert batches.epoch == 2 and same(list(batches), expected[2])
+    batches.set_epoch(0)
+    batches.on_epoch_begin()
+    assert same(served(batches), expected[0])
+    batches.trained_on(len(batches))
+    batches.on_epoch_end()
+    assert same(list(batches), expected[1]) and batches.state() == {"epoch": 2, "position": 0}
+
+
 def test_fit_meets_the_epochs_in_order_and_can_be_resumed():
     class Recorded(kt.Batches):
         def __getitem__(self, index):

@@ -86,6 +86,7 @@ def test_lines_of_different_files_draw_different_samples(folder, tmp_path, monke
     shards = [about for part in made for about in part]
     assert [about["file"] for about in shards[:2]] == ["shard-00000.arrow", "shard-00001.arrow"]
     recipe = {
+        "format": 1,
         "vocabulary_size": tokenizer.vocabulary_size,
         "tokenizer": hashlib.sha256(tokenizer.to_bytes()).hexdigest(),
     }

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from keras_transformer.text import PairCounts, read_lines, read_pairs
+from keras_transformer.text import PairCounts, PairStream, read_lines, read_pairs
 
 EN = ["A dog runs.", "Two cats sleep.", "It rains 🌧."]
 DE = ["Ein Hund rennt.", "Zwei Katzen schlafen.", "Es regnet 🌧."]
@@ -168,9 +168,10 @@ def test_what_is_no_text_is_refused(source, received):
     assert str(error.value) == f"{received} Expected a file's path or a list of str."
 
 
-def test_a_lone_surrogate_in_a_list_is_a_bad_line():
-    source = ["a"] * 9000 + ["b\ud83d", "c"]
-    with pytest.raises(ValueError, match="source:9001 has a lone surrogate"):
+@pytest.mark.parametrize(("text", "told"), [("b\ud83d", "has a lone surrogate"), ("b\0", "holds a NUL")])
+def test_what_is_no_text_in_a_list_is_a_bad_line(text, told):
+    source = ["a"] * 9000 + [text, "c"]
+    with pytest.raises(ValueError, match=f"source:9001 {told}"):
         read_pairs(source, ["A"] * 9002)
     corpus = read_pairs(source, ["A"] * 9002, on_bad_line="skip")
     assert corpus.counts.dropped == {"bad_line": 1} and corpus.lines[-1] == 9002
@@ -182,3 +183,12 @@ def test_a_stream_has_the_same_rules_as_a_file():
         assert list(read_lines(io.BufferedReader(io.BytesIO(data)))) == ["one\rtwo", "three"]
     with pytest.raises(ValueError, match="the text:2 is not UTF-8"):
         list(read_lines(io.BufferedReader(io.BytesIO(b"a\n\xff"))))
+
+
+def test_utf16_without_its_mark_is_no_text(tmp_path):
+    """Of ASCII letters it is UTF-8 with a NUL beside each letter: none of it is kept in silence."""
+    (tmp_path / "a").write_bytes("a dog\na cat\n".encode("utf-16-le") + b"\n")
+    with pytest.raises(ValueError, match="a:1 holds a NUL, which is no text. Is the file UTF-16"):
+        read_pairs(tmp_path / "a", ["A"] * 4)
+    stream = PairStream(tmp_path / "a", ["A"] * 3, on_bad_line="skip")
+    assert list(stream) == [] and stream.counts.dropped == {"bad_line": 3}

@@ -78,6 +78,9 @@ def test_hugging_face_in_batches_and_through_a_saved_translator(hugging_face, tm
     for pair in ((ours, tokenizer), (tokenizer, ours)):
         with pytest.raises(ValueError, match="sampling needs a kt.Tokenizer .* Received: a HuggingFaceTokenizer"):
             kt.Batches(EN, DE, TokenizerPair(*pair), sampling=0.1)
+    assert (
+        TokenizerPair(hugging_face, ours).source == tokenizer and TokenizerPair(ours, hugging_face).target == tokenizer
+    )
     texts = {tokenizer.decode(row) for row in batches[0][1]}
     assert texts - {""} == set(DE)
     model = kt.Transformer(tokenizer.vocabulary_size, d_model=8, num_heads=2, num_layers=1, d_ff=8, seed=1)
@@ -94,6 +97,9 @@ def test_a_missing_special_piece_is_told(hugging_face):
         as_tokenizer(hugging_face, bos="<start>")
     with pytest.raises(ValueError, match="pad, bos and eos must be three pieces"):
         as_tokenizer(hugging_face, bos="[SEP]")
+    for tokenizer in (hugging_face, LikeKerasNlp(), kt.Tokenizer.train(EN, vocabulary_size=280)):
+        with pytest.raises(ValueError, match=r"named as pad=, unk=, bos=, eos=\. Received: bos_token='\[CLS\]'"):
+            as_tokenizer(tokenizer, bos_token="[CLS]")
 
 
 def test_what_is_no_tokenizer_is_refused():
@@ -101,6 +107,8 @@ def test_what_is_no_tokenizer_is_refused():
         as_tokenizer({})
     with pytest.raises(ValueError, match="Text needs a tokenizer"):
         kt.Batches(EN, DE)
+    with pytest.raises(ValueError, match=r"There is no folder nofolder of prepared text \(looked in "):
+        kt.Batches("nofolder")
 
 
 def test_our_own_is_given_back_and_loaded(tmp_path):

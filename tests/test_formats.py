@@ -55,6 +55,21 @@ def test_tsv(tmp_path, columns, order):
     assert list(PairStream(str(tmp_path / "b.tsv.gz"), columns=columns)) == PAIRS
 
 
+def test_tsv_with_names_in_its_first_line(tmp_path):
+    """The line is no pair, in no shard; lines keep their numbers."""
+    for number in (1, 2):
+        (tmp_path / f"{number}.tsv").write_bytes(b"id\tde\ten\n" + text(f"{n}\t{t}\t{s}" for n, s, t in PAIRS))
+    stream = PairStream(tmp_path / "?.tsv", columns=("en", "de"))
+    assert [tuple(pair) for _, *pair in stream] == 2 * [(s, t) for _, s, t in PAIRS]
+    assert stream.counts.lines == 2 * len(PAIRS)
+    assert stream.place(next(iter(stream))[0]) == f"{tmp_path}/1.tsv:2"
+    with pytest.raises(ValueError, match=r"1.tsv:1 names the columns 'id', 'de', 'en'\. Expected 'fr' once"):
+        list(PairStream(tmp_path / "1.tsv", columns=("en", "fr")))
+    (tmp_path / "0.tsv").write_bytes(b"")
+    with pytest.raises(ValueError, match="0.tsv:1 names the columns "):
+        list(PairStream(tmp_path / "0.tsv", columns=("en", "de")))
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.jsonl", "a.parquet"])
 @pytest.mark.parametrize("columns", [("en",), "ab", ("a", 1), (0, -1), ("", "de"), (0.0, 1.0), 5])
 def test_columns_that_can_be_none_are_refused(name, columns):
@@ -62,7 +77,7 @@ def test_columns_that_can_be_none_are_refused(name, columns):
         PairStream(name, columns=columns)
 
 
-@pytest.mark.parametrize(("name", "columns"), [("a.tsv", ("en", "de")), ("a.jsonl", (0, 1)), ("a.parquet", (0, 1))])
+@pytest.mark.parametrize(("name", "columns"), [("a.tsv", ("en", 1)), ("a.jsonl", (0, 1)), ("a.parquet", (0, 1))])
 def test_columns_of_another_kind_of_file_are_refused(name, columns):
     with pytest.raises(ValueError, match="The columns of source and target .* are two (names|numbers from 0)"):
         PairStream(name, columns=columns)
@@ -110,6 +125,7 @@ def test_parquet_with_names_and_nested(tmp_path):
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "a"}\n', "a.jsonl:2 has no 'target'. Found: 'source'"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": 5, "target": "b"}\n', "a.jsonl:2 holds 5 as 'source'"),
         ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "\\ud800", "target": "b"}\n', "has a lone surrogate"),
+        ("a.jsonl", b'{"source": "a", "target": "b"}\n{"source": "\\u0000", "target": "b"}\n', "a.jsonl:2 holds a NUL"),
     ],
 )
 def test_rows_that_are_none_are_refused_or_counted(tmp_path, name, content, told):

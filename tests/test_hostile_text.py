@@ -59,7 +59,7 @@ TEXTS = {
     "CRLF": (lambda side: b"\r\n".join(lines(side)) + b"\r\n", "kept"),
     "CRLF on some lines": (lambda side: plain(side).replace(b"\n", b"\r\n", 3), "kept"),
     "no line feed at the end": (lambda side: b"\n".join(lines(side)), "kept"),
-    "NUL": (within(b"\x00"), "kept"),
+    "NUL": (alone(b"a\x00b\x00"), "bad_line:6"),
     "control characters": (within(bytes(range(1, 9))), "kept"),
     "right-to-left override": (within("\u202e".encode()), "kept"),
     "zero-width joiners": (within("\u200d\u200b".encode()), "kept"),
@@ -134,7 +134,9 @@ def test_refused_with_its_place_or_counted_and_never_misaligned(files, case):
     fate = TEXTS[name][1]
     blamed = files[1] if side == "target" else files[0]
     if fate.startswith("bad_line"):
-        with pytest.raises(ValueError, match=re.escape(f"{blamed}:{fate.partition(':')[2]} is not UTF-8")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"{blamed}:{fate.partition(':')[2]} ") + "(is not UTF-8|holds a NUL)"
+        ):
             read(files)
         stream, pairs = read(files, on_bad_line="skip")
         fate = "bad_line"

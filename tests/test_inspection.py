@@ -1,5 +1,6 @@
 """What ``inspect`` and ``prepare`` print is what is there."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -38,6 +39,9 @@ def test_rates_and_coverage_against_a_count():
     tokenizer = kt.Tokenizer.train(EN, vocabulary_size=280)
     batches = kt.Batches(EN, DE, tokenizer, batch_tokens=64)
     found = inspect_corpus(batches, num_samples=3)
+    if importlib.util.find_spec("matplotlib"):
+        with pytest.raises(ValueError, match="none/x.png cannot be written: No such file or directory. Give a file in"):
+            found.plot("none/x.png")
     kept = [(s, t) for s, t in zip(EN, DE, strict=True) if s.strip()]
     ids = np.concatenate([np.array(tokenizer.encode(text), int) for pair in kept for text in pair])
     pieces = tokenizer.pieces(ids)

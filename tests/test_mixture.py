@@ -45,3 +45,13 @@ def test_temperature_evens_the_sizes_out(temperature):
 def test_impossible_mixtures_are_refused(arguments, told):
     with pytest.raises(ValueError, match=told):
         Mixture(*arguments)
+
+
+def test_an_epoch_out_of_all_proportion_is_refused_with_its_size():
+    assert Mixture(CORPORA[:2], weights=[1000, 1]).repeats([100, 100]) == [1000, 1]
+    with pytest.raises(
+        ValueError, match=r"would have 1,000,000,001 pairs, .*: 200 x 5,000,000, 1 x 1\. At most 201,000 are"
+    ):
+        Mixture(CORPORA[:2], weights=[1e9, 1]).repeats([200, 1])
+    with pytest.raises(ValueError, match="would have inf pairs"):
+        Mixture(CORPORA[:2], weights=[float("inf"), 1]).repeats([1, 1])

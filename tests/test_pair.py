@@ -54,6 +54,7 @@ def test_both_come_back_from_one_file(tmp_path):
 def test_other_special_ids_are_refused():
     class Other:
         vocabulary_size, pad_id, unk_id, bos_id, eos_id = 10, 0, 1, 5, 3
+        encode = PAIR.target.encode
 
     with pytest.raises(ValueError, match="bos_id of 5 and 2"):
         TokenizerPair(Other(), PAIR.target)

@@ -170,6 +170,8 @@ def test_another_preparation_is_refused(tmp_path, tokenizer):
     (tmp_path / "q" / "thesis.txt").write_text("a")
     with pytest.raises(ValueError, match="holds other files"):
         prepare(PairStream(source, target), tokenizer, tmp_path / "q")
+    with pytest.raises(ValueError, match="thesis.txt is a file. Give a new or empty folder"):
+        prepare(PairStream(source, target), tokenizer, tmp_path / "q" / "thesis.txt")
 
 
 def test_damaged_shards_are_refused(tmp_path, tokenizer):
@@ -180,6 +182,8 @@ def test_damaged_shards_are_refused(tmp_path, tokenizer):
     middle = len(whole) // 2
     shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
     assert damaged_shards(folder, read_manifest(folder)) == [shard_name(1)]
+    with pytest.raises(ValueError, match=r"shard-00001\.arrow is damaged: its checksum is another"):
+        kt.Batches(folder)
     shard.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=rf"must have {len(whole):,} bytes\. Found: {len(whole) - 1:,} bytes"):
         kt.Batches(folder)
@@ -252,6 +256,12 @@ def test_ids_of_another_tokenizer_are_no_ids_of_this_text(tmp_path, tokenizer):
     assert kt.Batches(tmp_path / "p", tokenizer=kt.Tokenizer.from_bytes(tokenizer.to_bytes())).num_pairs > 100
     with pytest.raises(ValueError, match="was prepared with another tokenizer, .* Leave tokenizer out"):
         kt.Batches(tmp_path / "p", tokenizer=other)
+    manifest = (tmp_path / "p" / "prepared.json").read_text()
+    size = f'"vocabulary_size": {tokenizer.vocabulary_size}'
+    (tmp_path / "p" / "prepared.json").write_text(manifest.replace(size, '"vocabulary_size": 10'))
+    with pytest.raises(ValueError, match=rf"tells of 10 pieces, its tokenizer has {tokenizer.vocabulary_size}"):
+        kt.Batches(tmp_path / "p")
+    (tmp_path / "p" / "prepared.json").write_text(manifest)
     other.save(tmp_path / "p" / "tokenizer.model")
     with pytest.raises(ValueError, match="is not the tokenizer that .* was prepared with. Put that one back"):
         kt.Batches(tmp_path / "p")

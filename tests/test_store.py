@@ -32,7 +32,9 @@ def write(folder, sizes, vocabulary_size=300):
         shards.append({"file": file} | write_shard(folder / file, columns, vocabulary_size, counts))
         first += size
     kt.Tokenizer.train(["a dog"], vocabulary_size=270).save(folder / TOKENIZER)
-    manifest = {"finished": True, "vocabulary_size": vocabulary_size, "shards": shards}
+    counts = {"lines": first, "kept": first, "dropped": {}}
+    manifest = {"format": 1, "finished": True, "vocabulary_size": vocabulary_size, "tokenizer": "", "counts": counts}
+    manifest["shards"] = shards
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return Store(folder)
 
@@ -80,3 +82,55 @@ def test_a_shard_tells_its_pairs_and_what_is_none_is_refused(tmp_path):
     (tmp_path / "other.arrow").write_bytes(b"ARROW1\0\0" + bytes(100))
     with pytest.raises(ValueError, match="other.arrow is no whole shard"):
         describe_shard(tmp_path / "other.arrow")
+
+
+def test_no_flipped_bit_passes(tmp_path):
+    """In ids, texts, or Arrow's own description, which it may misread in many ways: the checksum is looked at first."""
+    write(tmp_path, (20,))
+    file = tmp_path / shard_name(0)
+    whole = file.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 100)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        with pytest.raises(
+            ValueError, match=r"shard-00000\.arrow is damaged: .* keras-transformer prepare makes it anew"
+        ):
+            Store(tmp_path)
+
+
+def test_a_damaged_foot_tells_the_file_where_no_checksum_is_looked_at(tmp_path):
+    """As in a worker: the file changed since."""
+    write(tmp_path, (20,))
+    file = tmp_path / shard_name(0)
+    whole = file.read_bytes()
+    for damaged in (whole[:-6] + b"nothing"[:6], bytes(len(whole)), whole[:-10] + b"\xff\xff\xff\xff" + whole[-6:]):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"shard-00000\.arrow is damaged: "):
+            Store(tmp_path, is_checked=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: [], "it tells no format"),
+        (lambda m: {}, "it tells no format"),
+        (lambda m: m | {"format": 2}, "is of format 2; this release reads format 1"),
+        (lambda m: {"format": 1, "finished": True}, "it lacks the tokenizer's sha256 or the vocabulary_size"),
+        (lambda m: m | {"counts": {}}, "its counts are {}"),
+        (lambda m: m | {"counts": m["counts"] | {"lines": 30}}, "its counts are"),
+        (lambda m: m | {"shards": None}, "it lacks the shards"),
+        (lambda m: m | {"shards": [m["shards"][0]]}, "its shards have 8 pairs, its counts tell 20"),
+        (lambda m: m | {"shards": [m["shards"][0] | {"bytes": -1}]}, "of a shard it says"),
+        (lambda m: m | {"shards": [m["shards"][0] | {"file": "../a/shard-00000.arrow"}]}, "a shard's name is '../a/"),
+        (
+            lambda m: m | {"shards": [one | {"pairs": 10} for one in m["shards"]]},
+            "it holds 8 pairs instead of 10",
+        ),
+    ],
+)
+def test_a_manifest_is_not_believed(tmp_path, change, told):
+    write(tmp_path, (8, 12))
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(change(manifest)))
+    with pytest.raises(ValueError) as error:
+        Store(tmp_path)
+    assert told in str(error.value) and "broken off" not in str(error.value)

@@ -380,6 +380,8 @@ def test_user_symbols_are_one_piece_and_never_decoded(model_type):
     for wrong in ("", "</s>", 5):
         with pytest.raises(ValueError, match="A user symbol must be a text that is no special piece"):
             kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols=[wrong])
+    with pytest.raises(ValueError, match="Each user symbol is given once. Received twice: '<2de>'"):
+        kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols=["<2de>", "<2fr>", "<2de>"])
 
 
 def test_samples_depend_on_the_key_alone_and_follow_the_scores():

@@ -90,10 +90,10 @@ def test_every_end_of_a_worker_is_an_error_at_once(end, told):
 
 def test_a_worker_that_hangs_and_reads_no_more_is_given_up_too():
     """What it is asked for is more than its pipe holds."""
-    workers = Workers(worker_jobs.After(0, "hang"), 1, timeout=1)
+    workers = Workers(worker_jobs.After(0, "hang"), 1, timeout=1, goes_on="the same command goes on")
     for _ in range(3):
         workers.ask("a" * 2**20)
-    with pytest.raises(WorkerError, match="did not answer within 1 seconds"):
+    with pytest.raises(WorkerError, match=r"did not answer within 1 seconds\. .*; the same command goes on"):
         workers.next()
     assert gone(workers.pids)
 

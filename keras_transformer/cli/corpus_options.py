@@ -10,7 +10,9 @@ _OPTIONS = [
     ),
     click.option("--target", help="Its translations, line by line."),
     click.option(
-        "--columns", help="Of source and target in a file of both: '0,1', 'en,de', 'translation.en,translation.de'."
+        "--columns",
+        help="Of source and target in a file of both: 'en,de', 'translation.en,translation.de'; in .tsv '0,1', or names of its "
+        "first line, which is else a pair.",
     ),
     click.option("--tokenizer", help="File of a tokenizer; if not given, one is trained on this text."),
     click.option("--vocabulary-size", type=click.IntRange(1), default=8000, help="Pieces of a tokenizer trained here."),
@@ -27,7 +29,7 @@ _OPTIONS = [
         "--on-bad-line",
         type=click.Choice(["error", "skip"]),
         default="error",
-        help="For lines that are not UTF-8 or lack a column.",
+        help="For lines that are not UTF-8, hold a NUL, or lack a column.",
     ),
 ]
 

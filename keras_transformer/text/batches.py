@@ -38,10 +38,12 @@ class Batches(keras.utils.PyDataset):
 
     An epoch here is once through the pairs. When Keras has asked for the last batch of one and asks
     for the first again, the next has begun: in ``fit`` with ``steps_per_epoch``, which then takes
-    several of its epochs for one of these, and from one ``fit`` to another. An epoch that was broken
-    off is begun anew, unless ``restore`` is told to go on in it. Keras does not say what it asks for, so
-    ``evaluate`` of another model than kt.Transformer, which takes care, counts too; give it another
-    object, or say set_epoch afterwards.
+    several of its epochs for one of these, and from one ``fit`` to another. Keras does not say what it
+    asks for, so ``evaluate`` of another model than kt.Transformer, which takes care, counts too; give it
+    another object, or say set_epoch afterwards. A loop without Keras, ``for inputs, labels in batches``,
+    gives one epoch, and the next loop the next. An epoch that was broken off is begun anew, unless
+    ``restore`` is told to go on in it. Batches asked for by number, ``batches[3]``, are looked at by the
+    way: no epoch ends by them, until ``restore(state())`` or set_epoch says so.
 
     Args:
         source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Corpus, a
@@ -229,7 +231,7 @@ class Batches(keras.utils.PyDataset):
         """Where training stands: ``{"epoch": int, "position": int}``, the next batch to train on, for ``restore``.
 
         Under ``fit`` of a kt.Transformer it is exact after every step, however far data are read ahead. Elsewhere it is the
-        batch after the last one asked for.
+        batch after the last one asked for: in a loop without Keras, after the one it has given.
 
         Example:
 
@@ -272,7 +274,7 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def full_length(self):
-        """Batches in a whole epoch; ``len`` is that less those before the position that ``restore`` was given."""
+        """Batches in a whole epoch; ``len`` is that less those before the position that ``restore`` was given, until the next."""
         return len(self._plan)
 
     def beginning(self):
@@ -331,6 +333,16 @@ class Batches(keras.utils.PyDataset):
 
     def __len__(self):
         return len(self._plan) - (0 if self._is_served else self._start)
+
+    def __iter__(self):
+        """The batches of this epoch, or after ``restore`` the rest of them; the next loop gives the next epoch."""
+        # Keras's fit asks by number and never comes here; but a callback may look at a batch within fit.
+        for index in range(len(self)):
+            batch = self[index]
+            if not self._is_watched:
+                self._trained = None  # what an earlier fit trained on: the state is this loop's
+                self._is_served = self._asked == len(self._plan)
+            yield batch
 
     def __getitem__(self, index):
         # Here and not in on_epoch_end: TensorFlow reads ahead, into the next epoch before Keras has ended this one.

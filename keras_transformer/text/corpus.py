@@ -94,11 +94,11 @@ class PairStream:
         source: path of a text file, a pattern of shards, "-" for standard input, or a list of str. Or, with target=None, of a
             file with both sides in it: ``.tsv``, ``.jsonl``, ``.parquet``.
         target: the same for the other side; as many shards, each of as many lines.
-        columns: of source and target in a file with both: numbers from 0 in TSV, names in JSONL and Parquet, where a dot leads
-            into nested values ("translation.en").
+        columns: of source and target in a file with both: numbers from 0 in TSV, or names that its first line gives, which is then
+            no pair; names in JSONL and Parquet, where a dot leads into nested values ("translation.en").
         filters: Filters.
         normalization: "NFC" or "NFKC" of every line, or None. A Tokenizer normalises too, by its own rule.
-        on_bad_line: "error", or "skip" to leave out and count lines that are not UTF-8, lack a column, or are no text.
+        on_bad_line: "error", or "skip" to leave out and count lines that are not UTF-8, hold a NUL, or lack a column.
 
     Attributes:
         counts: PairCounts of what was read so far; final when the iteration is.

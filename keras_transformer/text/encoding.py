@@ -15,7 +15,7 @@ from keras_transformer.text.joined import JoinedRows, JoinedTexts
 from keras_transformer.text.mixture import Mixture
 from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
 from keras_transformer.text.rows import RowsBuilder, Texts
-from keras_transformer.text.store import LINES, TOKENIZER, Store
+from keras_transformer.text.store import LINES, MANIFEST, TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
 
 # Pairs cut into pieces at a time.
@@ -57,6 +57,10 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):
         return _prepared(source, tokenizer)
     if tokenizer is None:
+        if target is None and isinstance(source, str | os.PathLike) and not os.path.exists(source):
+            raise ValueError(
+                f"There is no folder {os.fspath(source)} of prepared text (looked in {os.getcwd()}). Check the path."
+            )
         raise ValueError("Text needs a tokenizer. Received: tokenizer=None. Only prepared text brings its own.")
     tokenizer = as_tokenizer(tokenizer)
     stream = source if isinstance(source, PairStream | Corpus) else PairStream(source, target)
@@ -119,7 +123,7 @@ def _encode(stream, tokenizer, sides, texts, keep_texts):
 
 def _prepared(folder, tokenizer):
     store = Store(folder)
-    own = _tokenizer_of(folder, store.manifest["tokenizer"])
+    own = _tokenizer_of(folder, store.manifest)
     tokenizer = own if tokenizer is None else as_tokenizer(tokenizer)
     if tokenizer != own:
         raise ValueError(
@@ -139,12 +143,17 @@ def _prepared(folder, tokenizer):
     )
 
 
-def _tokenizer_of(folder, sha256):
+def _tokenizer_of(folder, manifest):
     path = os.path.join(folder, TOKENIZER)
     tokenizer = load_tokenizer(path)
     with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest["tokenizer"]:
             raise ValueError(
                 f"{path} is not the tokenizer that {folder} was prepared with. Put that one back, or prepare into a new folder."
             )
+    if tokenizer.vocabulary_size != manifest["vocabulary_size"]:
+        raise ValueError(
+            f"{os.path.join(folder, MANIFEST)} is damaged: it tells of {manifest['vocabulary_size']} pieces, its tokenizer has "
+            f"{tokenizer.vocabulary_size}. Prepare the text into a new folder."
+        )
     return tokenizer

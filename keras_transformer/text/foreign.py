@@ -30,7 +30,7 @@ def as_tokenizer(tokenizer, **pieces):
         and eos_id.
 
     Raises:
-        ValueError: it is no tokenizer, or lacks a special piece.
+        ValueError: it is no tokenizer, lacks a special piece, or ``pieces`` has another name.
 
     Example:
 
@@ -40,6 +40,7 @@ def as_tokenizer(tokenizer, **pieces):
     >>> as_tokenizer(tokenizer) is tokenizer
     True
     """
+    _check_kinds(pieces)
     if hasattr(tokenizer, "encode_batch") and hasattr(tokenizer, "token_to_id"):
         return HuggingFaceTokenizer(tokenizer.to_str(), **pieces)
     if callable(getattr(tokenizer, "vocabulary_size", None)) and hasattr(tokenizer, "detokenize"):
@@ -51,10 +52,20 @@ def as_tokenizer(tokenizer, **pieces):
     )
 
 
+def _check_kinds(pieces):
+    unknown = [name for name in pieces if name not in _NAMES]
+    if unknown:
+        raise ValueError(
+            f"Special pieces are named as {', '.join(f'{name}=' for name in _NAMES)}. Received: "
+            f"{unknown[0]}={pieces[unknown[0]]!r}."
+        )
+
+
 class _Foreign:
     """What all adapters share: special ids by name, and rows cut at eos. A subclass has ``_encode`` and ``_decode``."""
 
     def _find_special(self, find, pieces):
+        _check_kinds(pieces)
         self._pieces = {}
         for kind, names in _NAMES.items():
             names = (pieces[kind],) if kind in pieces else names

@@ -20,6 +20,10 @@ _ZSTD_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Longer lines are no sentences but a file of another kind, which would be read into memory as one line.
 MOST_BYTES = 2**26
+# What NUL in a line tells: UTF-16 of ASCII letters is valid UTF-8 with one beside each letter.
+_NUL = (
+    "holds a NUL, which is no text. Is the file UTF-16? Convert it to UTF-8, for instance with iconv, or mend the line."
+)
 _TABLES = {".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -68,7 +72,7 @@ def lines_of(path, skip_bad=False):
         (line number from 1, str or None).
 
     Raises:
-        BadLine: a line is not UTF-8 or longer than MOST_BYTES.
+        BadLine: a line is not UTF-8, holds a NUL, or is longer than MOST_BYTES.
         ValueError: the file is missing, unreadable or damaged.
     """
     name = name_of(path)
@@ -91,12 +95,15 @@ def _text(line, number, name):
         line = line.removeprefix(_BYTE_ORDER_MARK)
     line = line.removesuffix(b"\n").removesuffix(b"\r")
     try:
-        return line.decode("utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadLine(
             f"{name}:{number} is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}. "
             "Convert the file to UTF-8, for instance with iconv, or mend the line."
         ) from None
+    if "\0" in text:
+        raise BadLine(f"{name}:{number} {_NUL}")
+    return text
 
 
 def _binary_lines(path, name):
@@ -169,19 +176,22 @@ class _Frames(io.RawIOBase):
 
 
 def characters(texts, name, skip_bad=False):
-    """The texts of a list as lines; with skip_bad None for one with a lone surrogate, which is no character.
+    """The texts of a list as lines; with skip_bad None for one with a NUL, or with a lone surrogate, which is no character.
 
     Yields:
         (number from 1, str or None).
 
     Raises:
-        BadLine: a text has a lone surrogate.
+        BadLine: a text has a NUL or a lone surrogate.
     """
     for number, text in enumerate(texts, start=1):
-        if text.isascii() or not _has_surrogate(text):
+        has_nul = "\0" in text
+        if not has_nul and (text.isascii() or not _has_surrogate(text)):
             yield number, text
         elif skip_bad:
             yield number, None
+        elif has_nul:
+            raise BadLine(f"{name}:{number} {_NUL}")
         else:
             raise BadLine(
                 f"{name}:{number} has a lone surrogate, which is no character. Mend the line, or leave it out."
@@ -207,17 +217,13 @@ def check_columns(columns, kind):
             "Leave them out."
         )
     is_pair = isinstance(columns, tuple | list) and len(columns) == 2
-    if not is_pair or not all(_is_column(column, kind) for column in columns):
-        form = "two numbers from 0" if kind == "tsv" else "two names"
+    are_names = is_pair and all(isinstance(column, str) and column != "" for column in columns)
+    are_numbers = is_pair and all(type(column) is int and column >= 0 for column in columns)
+    if not are_names and not (are_numbers and kind == "tsv"):
+        form = "two numbers from 0, or two names that its first line gives" if kind == "tsv" else "two names"
         raise ValueError(
             f"The columns of source and target in a .{kind} file are {form}. Received: columns={columns!r}."
         )
-
-
-def _is_column(column, kind):
-    if kind == "tsv":
-        return type(column) is int and column >= 0
-    return isinstance(column, str) and column != ""
 
 
 def rows_of(path, columns=None, skip_bad=False):
@@ -225,8 +231,8 @@ def rows_of(path, columns=None, skip_bad=False):
 
     Args:
         path: the file.
-        columns: of source and target: numbers from 0 in TSV, (0, 1) if not given; names in the others, where a dot leads into
-            nested values, ("source", "target") if not given.
+        columns: of source and target: numbers from 0 in TSV, (0, 1) if not given, or names, which the first line of every file
+            then gives; names in the others, where a dot leads into nested values, ("source", "target") if not given.
         skip_bad: (None, None) for a row that cannot be read.
 
     Yields:
@@ -242,7 +248,10 @@ def rows_of(path, columns=None, skip_bad=False):
         return
     columns = columns or ((0, 1) if kind == "tsv" else ("source", "target"))
     fields = _tsv_fields if kind == "tsv" else _json_fields
-    for number, line in lines_of(path, skip_bad):
+    lines = lines_of(path, skip_bad)
+    if kind == "tsv" and isinstance(columns[0], str):
+        columns = _named_columns(lines, columns, name_of(path))
+    for number, line in lines:
         try:
             pair = (None, None) if line is None else fields(line, columns, f"{name_of(path)}:{number}")
         except BadLine:
@@ -250,6 +259,19 @@ def rows_of(path, columns=None, skip_bad=False):
                 raise
             pair = None, None
         yield number, *pair
+
+
+def _named_columns(lines, columns, name):
+    """Numbers of the columns of these names; takes the first line, which has the names, from the lines."""
+    _, line = next(lines, (0, None))
+    names = [] if line is None else line.split("\t")
+    missing = [column for column in columns if names.count(column) != 1]
+    if missing:
+        raise ValueError(
+            f"{name}:1 names the columns {', '.join(map(repr, names))}. Expected {missing[0]!r} once. Give names of these, or "
+            "numbers from 0 for a file whose first line is a pair."
+        )
+    return [names.index(column) for column in columns]
 
 
 def _tsv_fields(line, columns, place):
@@ -278,11 +300,13 @@ def _field(row, column, place):
             found = ", ".join(map(repr, value)) if isinstance(value, dict) else repr(value)[:80]
             raise BadLine(
                 f"{place} has no {column!r}. Found: {found}. Name the columns of source and target: "
-                "columns=, or --columns of inspect and prepare."
+                "PairStream(..., columns=), or --columns of inspect and prepare."
             )
         value = value[part]
     if not isinstance(value, str):
         raise BadLine(f"{place} holds {value!r:.80} as {column!r}. Expected text.")
+    if "\0" in value:
+        raise BadLine(f"{place} {_NUL}")
     if not value.isascii() and _has_surrogate(value):
         raise BadLine(f"{place} has a lone surrogate in {column!r}, which is no character. Mend the line.")
     return value
@@ -305,7 +329,7 @@ def _parquet_rows(path, columns, skip_bad):
                 found = ", ".join(map(repr, file.schema_arrow.names))
                 raise ValueError(
                     f"{name} has no column {missing[0]!r}. Found: {found}. Name those of source and "
-                    "target: columns=, or --columns of inspect and prepare."
+                    "target: PairStream(..., columns=), or --columns of inspect and prepare."
                 )
             for batch in file.iter_batches(batch_size=4096, columns=tops):
                 for row in batch.to_pylist():

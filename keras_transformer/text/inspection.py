@@ -55,7 +55,7 @@ class Inspection:
         """Writes histograms of the lengths, with the lengths of the shapes, as a PNG.
 
         Raises:
-            ValueError: matplotlib is not installed.
+            ValueError: matplotlib is not installed, or the file cannot be written.
         """
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -72,7 +72,12 @@ class Inspection:
             for shape in self.batches.shapes:
                 axes.axvline(shape[place], color="grey", linewidth=0.5)
             axes.set(title=f"{name} positions", xlabel="pieces + eos; lines: lengths of the shapes", ylabel="pairs")
-        figure.savefig(path, dpi=100)
+        try:
+            figure.savefig(path, dpi=100, format="png")
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be written: {error.strerror}. Give a file in a folder that is there."
+            ) from None
 
 
 def inspect_corpus(batches, num_samples=10):

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# Times that the pairs of a mixture may be repeated in an epoch, on average over all of them: an epoch is dealt out in memory.
+_MOST_REPEATS = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
@@ -18,7 +21,8 @@ class Mixture:
         temperature: from 1; applied to the weights.
 
     Raises:
-        ValueError: there is no corpus, or an impossible weight or temperature.
+        ValueError: there is no corpus, or an impossible weight or temperature; or, from Batches, an epoch would be more than 1000
+            times as long as all corpora together.
 
     Example:
 
@@ -50,4 +54,13 @@ class Mixture:
         """How often a pair of each corpus occurs in an epoch, for corpora of so many pairs: floats from 1."""
         weights = self.weights or sizes
         rates = [weight ** (1 / self.temperature) / size for weight, size in zip(weights, sizes, strict=True)]
-        return [rate / min(rates) for rate in rates]
+        repeats = [rate / min(rates) for rate in rates]
+        rows = sum(size * times for size, times in zip(sizes, repeats, strict=True))
+        if not rows <= _MOST_REPEATS * sum(sizes):
+            parts = ", ".join(f"{size:,} x {times:,.0f}" for size, times in zip(sizes, repeats, strict=True))
+            raise ValueError(
+                f"An epoch of this Mixture would have {rows:,.0f} pairs, so that each corpus has its share and none of its pairs "
+                f"is left out: {parts}. At most {_MOST_REPEATS * sum(sizes):,} are dealt: give weights nearer to the sizes, a "
+                "higher temperature, or leave the rarest corpus out."
+            )
+        return repeats

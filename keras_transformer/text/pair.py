@@ -4,6 +4,8 @@ import base64
 import json
 from pathlib import Path
 
+from keras_transformer.text.foreign import as_tokenizer
+
 _SPECIAL = ("pad_id", "bos_id", "eos_id")
 
 
@@ -15,7 +17,7 @@ class TokenizerPair:
     source_vocabulary_size=pair.source.vocabulary_size, tie_embeddings="decoder").
 
     Args:
-        source: a Tokenizer, or what as_tokenizer gives.
+        source: a Tokenizer, or what as_tokenizer takes.
         target: likewise.
 
     Attributes:
@@ -23,7 +25,7 @@ class TokenizerPair:
         vocabulary_size, pad_id, unk_id, bos_id, eos_id: of the target.
 
     Raises:
-        ValueError: their ids of pad, bos and eos differ.
+        ValueError: see as_tokenizer; their ids of pad, bos and eos differ.
 
     Example:
 
@@ -35,6 +37,7 @@ class TokenizerPair:
     """
 
     def __init__(self, source, target):
+        source, target = as_tokenizer(source), as_tokenizer(target)
         for name in _SPECIAL:
             if getattr(source, name) != getattr(target, name):
                 raise ValueError(

@@ -17,7 +17,16 @@ from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.formats import is_standard_input
 from keras_transformer.text.pair import source_tokenizer
 from keras_transformer.text.rows import RowsBuilder
-from keras_transformer.text.store import MANIFEST, TOKENIZER, damaged_shards, describe_shard, shard_name, write_shard
+from keras_transformer.text.store import (
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    checked_manifest,
+    damaged_shards,
+    describe_shard,
+    shard_name,
+    write_shard,
+)
 from keras_transformer.text.workers import Workers
 
 # Seconds for one shard of a worker: some 20 times what it takes.
@@ -125,7 +134,8 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
 def _made(stream, job, shard_pairs, num_workers, progress):
     """What the manifest says of each shard, once all are there."""
     shards = {}
-    workers = Workers(job, num_workers, timeout=_LONGEST_SHARD) if num_workers else None
+    goes_on = "the same preparation goes on with the shards that are there"
+    workers = Workers(job, num_workers, _LONGEST_SHARD, goes_on) if num_workers else None
     try:
         for number, pairs in enumerate(chunks(stream, shard_pairs)):
             about = existing(Path(job.folder, shard_name(number)))
@@ -200,7 +210,7 @@ def recipe_of(stream, tokenizer, max_length, shard_pairs):
         )
     filters = dataclasses.asdict(stream.filters) if stream.filters else {}
     return {
-        "format": 1,
+        "format": FORMAT,
         "source": stream.source_name,
         "target": stream.target_name,
         "files": list(map(_about_file, stream.names)),
@@ -230,10 +240,7 @@ def finished_before(folder, recipe):
 
     path = folder / MANIFEST
     if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}. Give a new folder.") from None
+        before = checked_manifest(path)
         different = [name for name in recipe if before.get(name) != recipe[name]]
         if different:
             held = ", ".join(f"{name}={before.get(name)!r}" for name in different)
@@ -247,6 +254,8 @@ def finished_before(folder, recipe):
         for name in damaged:
             Path(folder, name).unlink(missing_ok=True)  # made anew
         return None if damaged else PairCounts(**before["counts"])
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file. Give a new or empty folder.")
     # What a kill at the very beginning leaves is made anew.
     left = {TOKENIZER, f".{TOKENIZER}-new", f".{MANIFEST}-new", LOCK_FILE}
     if folder.is_dir() and any(file.name not in left for file in folder.iterdir()):

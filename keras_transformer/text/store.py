@@ -12,8 +12,10 @@ import itertools
 import json
 import mmap
 import os
+import re
 import weakref
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from keras_transformer.text.formats import of_extra
 MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
 # Where several corpora are one, the lines of each count from a multiple of this.
 LINES = 2**40
+FORMAT = 1
+_SHARD = re.compile(r"shard-\d{5,}\.arrow")
 _WIDTHS = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4")}  # of ids
 
 
@@ -101,13 +105,14 @@ def read_manifest(folder):
     """The manifest of prepared text.
 
     Raises:
-        ValueError: there is none, or the preparation was not finished.
+        ValueError: there is none, it is damaged, or the preparation was not finished.
     """
     path = Path(folder, MANIFEST)
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no prepared text: {error}. Make it with keras-transformer prepare.") from None
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds no prepared text: there is no {MANIFEST}. Make it with keras-transformer prepare."
+        )
+    manifest = checked_manifest(path)
     if not manifest.get("finished"):
         raise ValueError(
             f"The preparation in {folder} was broken off. The same keras-transformer prepare goes on with it."
@@ -115,32 +120,96 @@ def read_manifest(folder):
     return manifest
 
 
+def checked_manifest(path):
+    """What a prepared.json says, which may be of a preparation that was not finished.
+
+    Raises:
+        ValueError: it is damaged, or of another format.
+    """
+    try:
+        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Prepare the text into a new folder.") from None
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise ValueError(f"{path} is damaged: it tells no format. Prepare the text into a new folder.")
+    if manifest["format"] != FORMAT:
+        raise ValueError(
+            f"{path} is of format {manifest['format']!r}; this release reads format {FORMAT}. Read it with the release that wrote "
+            "it, or prepare the text into a new folder."
+        )
+    wrong = _wrong_in(manifest) if manifest.get("finished") else None
+    if wrong:
+        raise ValueError(f"{path} is damaged: {wrong}. Prepare the text into a new folder.")
+    return manifest
+
+
+def _wrong_in(manifest):
+    """What a finished manifest lacks or contradicts; None if it is sound."""
+    if not isinstance(manifest.get("tokenizer"), str) or not _is_count(manifest.get("vocabulary_size")):
+        return "it lacks the tokenizer's sha256 or the vocabulary_size"
+    counts, shards = manifest.get("counts"), manifest.get("shards")
+    if not _are_counts(counts) or counts["lines"] != counts["kept"] + sum(counts["dropped"].values()):
+        return f"its counts are {counts!r:.200}"
+    if not isinstance(shards, list):
+        return "it lacks the shards"
+    for about in shards:
+        if not isinstance(about, dict) or not all(_is_count(about.get(name)) for name in ("pairs", "bytes", "crc32")):
+            return f"of a shard it says {about!r:.200}"
+        if not isinstance(about.get("file"), str) or not _SHARD.fullmatch(about["file"]):
+            return f"a shard's name is {about.get('file')!r}"
+    if counts["kept"] != sum(about["pairs"] for about in shards):
+        return f"its shards have {sum(about['pairs'] for about in shards)} pairs, its counts tell {counts['kept']}"
+    return None
+
+
+def _are_counts(counts):
+    return (
+        isinstance(counts, dict)
+        and counts.keys() == {"lines", "kept", "dropped"}
+        and isinstance(counts["dropped"], dict)
+        and all(map(_is_count, (counts["lines"], counts["kept"], *counts["dropped"].values())))
+    )
+
+
+def _is_count(value):
+    return type(value) is int and value >= 0
+
+
 def damaged_shards(folder, manifest):
     """Names of the shards that are missing or not, byte for byte, what was written; reads all of them."""
-    return [about["file"] for about in manifest["shards"] if not _is_whole(Path(folder, about["file"]), about)]
 
+    def is_whole(about):
+        path = Path(folder, about["file"])
+        return path.is_file() and path.stat().st_size == about["bytes"] and _crc32(path) == about["crc32"]
 
-def _is_whole(path, about):
-    return path.is_file() and path.stat().st_size == about["bytes"] and _crc32(path) == about["crc32"]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # reading and zlib let go of the interpreter
+        whole = threads.map(is_whole, manifest["shards"])
+        return [about["file"] for about, is_one in zip(manifest["shards"], whole, strict=True) if not is_one]
 
 
 class Store:
-    """Prepared text, opened for reading.
+    """Prepared text, opened for reading: every shard is compared with its checksum first, once; a worker compares sizes alone.
 
     Args:
         folder: where keras-transformer prepare wrote it.
+        is_checked: whether somebody has compared the checksums.
 
     Attributes:
         manifest: dict.
         num_pairs: int.
 
     Raises:
-        ValueError: it is not finished, a shard is missing or of another size, or more shards than a process may open.
+        ValueError: it is not finished, a shard is missing or not what was written, or more shards than a process may open.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, is_checked=False):
         self.folder = os.fspath(folder)
         self.manifest = read_manifest(folder)
+        for about in self.manifest["shards"]:
+            _check_size(Path(folder, about["file"]), about["bytes"])
+        damaged = [] if is_checked else damaged_shards(folder, self.manifest)
+        if damaged:
+            raise _damaged(Path(folder, damaged[0]), "its checksum is another")
         self.shards = [self._open(about) for about in self.manifest["shards"]]
         sizes = np.array([about["pairs"] for about in self.manifest["shards"]])
         self._firsts = np.cumsum(sizes) - sizes
@@ -149,27 +218,41 @@ class Store:
         self.source_texts, self.target_texts = _TextSide(self, "source_text"), _TextSide(self, "target_text")
 
     def __reduce__(self):
-        return Store, (self.folder,)  # a worker opens the files itself
+        return Store, (self.folder, True)  # a worker opens the files itself
 
     def _open(self, about):
         path = Path(self.folder, about["file"])
-        if not path.is_file() or path.stat().st_size != about["bytes"]:
-            found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
-            raise ValueError(
-                f"{path} must have {about['bytes']:,} bytes. Found: {found}. The same keras-transformer prepare makes it anew."
-            )
         try:
-            return _Shard(path)
+            shard = _Shard(path)
+        except (arrow().ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from None
         except OSError as error:
+            if error.errno is None:  # Arrow's, of a damaged foot
+                raise _damaged(path, error) from None
             raise ValueError(
                 f"{path} cannot be opened: {error.strerror}. All {len(self.manifest['shards'])} shards are open at a time: allow "
                 "as many files (ulimit -n), or prepare the text with more pairs a shard."
             ) from None
+        if shard.pairs != about["pairs"]:
+            raise _damaged(path, f"it holds {shard.pairs} pairs instead of {about['pairs']}")
+        return shard
 
     def places(self, pairs):
         """The shard of each of these pairs, and its number in it."""
         shards = np.searchsorted(self._firsts, pairs, side="right") - 1
         return shards, pairs - self._firsts[shards]
+
+
+def _check_size(path, size):
+    found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+    if found != f"{size:,} bytes":
+        raise ValueError(
+            f"{path} must have {size:,} bytes. Found: {found}. The same keras-transformer prepare makes it anew."
+        )
+
+
+def _damaged(path, why):
+    return ValueError(f"{path} is damaged: {why}. The same keras-transformer prepare makes it anew.")
 
 
 class _Shard:

@@ -131,6 +131,9 @@ class Tokenizer:
         for symbol in user_symbols:
             if not isinstance(symbol, str) or not symbol.strip() or symbol in _SPECIAL_PIECES:
                 raise ValueError(f"A user symbol must be a text that is no special piece. Received: {symbol!r}.")
+        twice = [symbol for number, symbol in enumerate(user_symbols) if symbol in list(user_symbols)[:number]]
+        if twice:
+            raise ValueError(f"Each user symbol is given once. Received twice: {twice[0]!r}.")
         model, failures = io.BytesIO(), []
         try:
             sentencepiece.SentencePieceTrainer.train(

@@ -53,6 +53,7 @@ class Workers:
         job: called in the workers with each request; what pickles, of a module that needs no Keras.
         number: of processes.
         timeout: seconds for an answer that is waited for.
+        goes_on: told with an error: what goes on from there.
 
     Raises:
         WorkerError: from ``next``: a worker died, raised, or did not answer in time. All are ended first.
@@ -68,8 +69,8 @@ class Workers:
     [-1, -2, -3]
     """
 
-    def __init__(self, job, number, timeout=8.0):
-        self.timeout = timeout
+    def __init__(self, job, number, timeout=8.0, goes_on="the state of the Batches goes on from the same batch"):
+        self.timeout, self.goes_on = timeout, goes_on
         self.asked = self.answered = 0
         path, room = [entry or os.getcwd() for entry in sys.path], str(_PACKAGE / "text")
         start = _START.format(path=path, package=str(_PACKAGE), room=room)
@@ -132,7 +133,7 @@ class Workers:
         self.close()
         raise WorkerError(
             f"Data worker {worker} (process {child.pid}) {what}. All workers have been ended. Mend the cause, or work without "
-            "workers to see it here; the state of the Batches goes on from the same batch."
+            f"workers to see it here; {self.goes_on}."
         )
 
     def __enter__(self):
