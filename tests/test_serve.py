@@ -220,6 +220,39 @@ def test_the_page_in_a_browser(tmp_path):
         browser.close()
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_docs_client_reads_what_comes(tmp_path, monkeypatch, capsys, ends):
+    """Also a translation that reached its limit, which has no eos."""
+    import io
+    import re
+    import urllib.request
+
+    from exported_models import TOKENIZER
+    from fastapi.testclient import TestClient
+    from served_engine import Backwards
+
+    from keras_transformer.serving.app import create_app
+    from keras_transformer.serving.settings import Settings
+
+    engine = Backwards()
+    engine.name = "en-de"
+    text, ids = "a dog", TOKENIZER.encode("a dog") + [TOKENIZER.eos_id] * ends
+    engine.search = lambda sources, beam_size, only_best=False: [[(ids, 0.0)] * beam_size for _ in sources]
+    (tmp_path / "saved_models/en-de").mkdir(parents=True)
+    TOKENIZER.save(tmp_path / "saved_models/en-de/tokenizer.model")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with TestClient(create_app(engine, Settings(warm_up=False))) as client:
+
+        def urlopen(request):
+            reply = client.post(request.selector, content=request.data, headers=dict(request.header_items()))
+            return io.BytesIO(reply.content)
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        exec(code, {})
+    assert capsys.readouterr().out == f"{text}\n"
+
+
 def test_the_docs_name_options_that_exist():
     import re
 
