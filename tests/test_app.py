@@ -113,6 +113,20 @@ def test_limits_are_told_with_their_reason():
 
 
 @once
+def test_a_body_is_json_whatever_its_content_type(client):
+    body = json.dumps({"texts": ["two cats"]}).encode()
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-8", None):
+        headers = {} if kind is None else {"Content-Type": kind}
+        reply = client.post("/v1/translate", content=body, headers=headers)
+        assert reply.json()["translations"][0]["text"] == backwards("two cats"), (kind, reply.text)
+    refused(client.post("/v1/translate", content=b'{"texts": [}'), 422, "no JSON from character 11 on: Expecting value")
+    refused(
+        client.post("/v1/translate", content=b'"\xff"'), 400, "cannot be read as JSON: 'utf-8' codec can't decode byte"
+    )
+    refused(client.post("/v1/translate", content=b"[" * 10**5), 400, "cannot be read as JSON: maximum recursion depth")
+
+
+@once
 def test_a_beam_that_the_engine_does_not_search_is_told_at_the_start():
     with pytest.raises(ValueError, match="beam_size must be from 1 to 4 for this model. Received: 9"):
         create_app(Backwards(), Settings(beam_size=9))

@@ -182,12 +182,21 @@ def _add_failures(app):
 
     app.add_exception_handler(Refused, lambda request, error: failed(error.status, str(error)))
     app.add_exception_handler(Overloaded, lambda request, error: failed(429, str(error)))
-    app.add_exception_handler(HTTPException, lambda request, error: failed(error.status_code, str(error.detail)))
+    app.add_exception_handler(HTTPException, lambda request, error: failed(error.status_code, _detail(error)))
     app.add_exception_handler(RequestValidationError, lambda request, error: failed(422, _first_error(error)))
+
+
+def _detail(error):
+    """What FastAPI says, or, of a body that it could not read, what the reader of JSON said."""
+    if error.status_code == 400 and error.__cause__ is not None:
+        return f"The body cannot be read as JSON: {error.__cause__}."
+    return str(error.detail)
 
 
 def _first_error(error):
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"The body is no JSON from character {first['loc'][-1]} on: {first['ctx']['error']}."
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
