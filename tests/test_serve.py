@@ -36,6 +36,7 @@ def benchmark():
 def test_a_process_translates_and_sigterm_drains():
     """What was asked before SIGTERM is answered after it."""
     with benchmark().server(ANCHOR, "--batch-delay", "1") as (process, address):
+        assert httpx.get(f"{address}/healthz").status_code == 200  # since the address was told
         replies = []
         text = next(iter(VERBATIM))
 
@@ -80,11 +81,11 @@ def test_a_server_that_did_not_start_is_no_success(monkeypatch):
     closed, config = [], types.SimpleNamespace(bind_socket=lambda: bound)
     monkeypatch.setattr("keras_transformer.serving.engine.load_engine", lambda run, name: Backwards())
     monkeypatch.setattr(uvicorn, "Config", lambda app, **options: config)
-    ended = types.SimpleNamespace(started=False, run=lambda sockets: None)
+    ended = types.SimpleNamespace(started=False, startup=None, run=lambda sockets: None)
     monkeypatch.setattr(uvicorn, "Server", lambda config: ended)
     result = CliRunner().invoke(main, ["serve", "somewhere", "--host", "::1"])
     assert result.exit_code == 1 and closed == [True]
-    assert "http://[::1]:8123/ translates with somewhere" in result.output
+    assert "warms up" in result.output and "http" not in result.output  # an address is of a server that answers
     assert "Error: The server could not start" in result.output
 
 
@@ -263,8 +264,10 @@ def test_the_docs_name_options_that_exist():
     known = {option for one in main.commands["serve"].params for option in (*one.opts, *one.secondary_opts)}
     manifest = list(yaml.safe_load_all((ROOT / "docs" / "serving-kubernetes.yaml").read_text(encoding="utf-8")))
     assert [one["kind"] for one in manifest] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
-    arguments = manifest[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+    (container,) = manifest[0]["spec"]["template"]["spec"]["containers"]
+    arguments = container["args"]
     assert arguments[:2] == ["keras-transformer", "serve"]
+    assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 300
     assert {word for word in arguments if word.startswith("--")} <= known
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(--[\w-]+)", text)) <= known
