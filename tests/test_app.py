@@ -237,10 +237,41 @@ def test_predict_as_tensorflow_serving_has_it(client):
         ({"instances": [{"ids": [3]}]}, 400, "Expected the input 'source' and no other"),
         ({"instances": [[3]], "inputs": [[3]]}, 400, "either instances"),
         ({"signature_name": "x", "instances": [[3]]}, 400, "must be one of"),
-        ({"instances": [[-1, 3]]}, 422, "body.instances.0"),
+        ({"instances": [[-1, 3]]}, 422, "body.instances.0.0: Input should be greater than or equal to 0"),
+        (
+            {"instances": [{"source": [1.5, 3]}]},
+            422,
+            "body.instances.0.source.0: Input should be a valid integer",
+        ),
+        ({"inputs": {"source": [[True, 3]]}}, 422, "body.inputs.source.0.0: Input should be a valid integer"),
+        ({"instances": [7]}, 422, "body.instances.0: Input should be a valid string, or: Input should be a valid list"),
+        ({"signature_name": "translate_text", "instances": [{"b64": "x"}]}, 422, "Row 0 is no text of UTF-8 in base64"),
+        ({"signature_name": "translate_text", "instances": [{"b64": "/w=="}]}, 422, "Row 0 is no text of UTF-8"),
+        ({"instances": [{"source": {"b64": "YQ=="}}]}, 422, "must be a list of ids"),
         ({"signature_name": "translate_text", "instances": [[3]]}, 422, "takes texts"),
     ):
         refused(client.post(address, json=body), status, words)
+
+
+@once
+def test_versions_metadata_and_base64_as_tensorflow_serving_has_them(client):
+    address, source = "/v1/models/backwards", TOKENIZER.encode("two cats", add_eos=True)
+    body = {"instances": [source]}
+    expected = client.post(f"{address}:predict", json=body).json()
+    assert client.post(f"{address}/versions/1:predict", json=body).json() == expected
+    refused(client.post(f"{address}/versions/7:predict", json=body), 404, "no version '7' here. This server has 1")
+    assert client.get(f"{address}/versions/1").json() == client.get(address).json()
+    refused(client.get(f"{address}/versions/7"), 404, "no version '7' here")
+    about = client.get(f"{address}/metadata").json()
+    assert about == client.get(f"{address}/versions/1/metadata").json()
+    assert about["model_spec"] == {"name": "backwards", "signature_name": "", "version": "1"}
+    signatures = about["metadata"]["signature_def"]["signature_def"]
+    assert set(signatures["serving_default"]["outputs"]) == set(expected["predictions"][0])
+    assert len(signatures["serving_default"]["outputs"]["ids"]["tensor_shape"]["dim"]) == 3
+    text = {"b64": "dHdvIGNhdHM="}
+    for rows in ({"instances": [{"text": text}, text]}, {"inputs": {"text": [text, "two cats"]}}):
+        (found,) = client.post(f"{address}:predict", json={"signature_name": "translate_text"} | rows).json().values()
+        assert found == [backwards("two cats")] * 2
 
 
 def test_a_translator_served_says_what_it_says_offline(tmp_path):

@@ -106,7 +106,7 @@ def bodies(described):
     schemas = described["components"]["schemas"].values()
     fields = {name for schema in schemas for name in schema.get("properties", {})}
     assert {"texts", "beam_size", "attention", "instances", "inputs", "text"} <= fields
-    names = strategies.sampled_from([*sorted(fields), "source", "x"])
+    names = strategies.sampled_from([*sorted(fields), "source", "b64", "x"])
     values = strategies.recursive(
         leaf | strategies.sampled_from(["translate_text", "serving_default"]),
         lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(names, inner, max_size=4),
@@ -131,8 +131,8 @@ def test_malformed_bodies_give_4xx_and_never_500(examples):
     with TestClient(create_app(Backwards(), Settings(batch_delay=0)), raise_server_exceptions=False) as client:
         described = client.get("/openapi.json").json()
         posts = [path for path, methods in described["paths"].items() if "post" in methods]
-        paths = [path.replace("{name}", "backwards") for path in posts]
-        assert len(paths) == 3
+        paths = [path.replace("{name}", "backwards").replace("{version}", "1") for path in posts]
+        assert len(paths) == 4
 
         @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
         @hypothesis.given(path=hypothesis.strategies.sampled_from(paths), body=bodies(described))

@@ -63,7 +63,8 @@ class StreamRequest(BaseModel):
 
 
 Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(fail_fast=True)]
-Instance = StrictStr | Ids | dict[str, Ids | StrictStr]
+Encoded = Annotated[dict[str, StrictStr], Field(description="{'b64': base64 of a text in UTF-8}.")]
+Instance = StrictStr | Ids | dict[str, Ids | StrictStr | Encoded]
 Instances = Annotated[list[Instance], Field(fail_fast=True)]
 
 
