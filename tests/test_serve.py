@@ -212,6 +212,22 @@ def test_the_page_in_a_browser(tmp_path):
             assert page.locator("#facts dt").first.is_visible()
             assert "346,848" in page.locator("#facts").text_content()
             assert '"verbatim"' in page.locator("#card").text_content()
+            other = list(VERBATIM)[1]
+            page.fill("#source", f"{text}\n\n{other}")  # each line is a text of its own
+            both = f"{expected}\n\n{VERBATIM[other]}"
+            page.wait_for_function("both => document.getElementById('translation').textContent === both", arg=both)
+            assert page.locator("h2").first.text_content() == "Alternatives of line 3"
+            page.focus("#source")
+            page.keyboard.press("Control+Home")
+            assert page.locator("h2").first.text_content() == "Alternatives of line 1"
+            assert page.locator("#alternatives button").first.text_content().startswith(expected)
+            page.locator("#alternatives button").nth(1).click()
+            chosen = page.locator("#translation").text_content()
+            assert chosen.endswith(f"\n\n{VERBATIM[other]}") and chosen != both
+            page.focus("#source")
+            page.keyboard.press("Control+End")
+            page.keyboard.press("Control+Home")
+            assert page.locator("#translation").text_content() == chosen
             page.fill("#source", text * 20)
             page.wait_for_function("() => document.getElementById('message').textContent !== ''")
             assert "At most 64 are translated at a time" in page.locator("#message").text_content()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-Text = Annotated[StrictStr, Field(description="One sentence, or a few.")]
+Text = Annotated[StrictStr, Field(description="A sentence. A line break in it is a blank, and ends none.")]
 
 
 class TranslateRequest(BaseModel):
