@@ -55,8 +55,8 @@ def export(
     translator = load_translator(run)
     search = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
     sentences = _lines(source)
-    facts = {} if licence is None else {"licence": licence}
-    facts |= facts_of_run(run) | data_of_run(run) | _scores(translator, sentences, target, search)
+    facts = facts_of_run(run) | data_of_run(run) | _scores(translator, sentences, target, search)
+    facts |= {} if licence is None else {"licence": licence}
     model, tokenizer = translator.model, translator.tokenizer
     if kind == "saved_model":
         exports.export_saved_model(model, tokenizer, output, **search, sentences=sentences, text=text, facts=facts)
