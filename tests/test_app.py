@@ -179,9 +179,24 @@ def test_a_stopping_server_finishes_and_refuses():
 
 @once
 def test_warms_up_before_the_first_request():
-    engine = Backwards()
+    class Watched(Backwards):
+        rows, lengths, streamed = set(), set(), []
+
+        def attention(self, source, hypotheses):
+            self.rows.add(len(hypotheses))
+            self.lengths |= {len(ids) for ids in hypotheses}
+            return super().attention(source, hypotheses)
+
+        def stream(self, source):
+            for token in super().stream(source):
+                self.streamed.append(len(source))
+                yield token
+
+    engine = Watched()
     with client_of(engine, warm_up=True):
         assert engine.batches == [1, 1, 2, 2]
+        assert engine.rows == {1, 4} and len(engine.lengths) == 2
+        assert engine.streamed == [1, *[len(TOKENIZER.encode("1 2 3 4 5", add_eos=True))] * 3]
 
 
 @once
