@@ -195,8 +195,24 @@ def test_warms_up_before_the_first_request():
     engine = Watched()
     with client_of(engine, warm_up=True):
         assert engine.batches == [1, 1, 2, 2]
-        assert engine.rows == {1, 4} and len(engine.lengths) == 2
-        assert engine.streamed == [1, *[len(TOKENIZER.encode("1 2 3 4 5", add_eos=True))] * 3]
+        assert (engine.rows, engine.lengths) == ({1, 2}, {1, 3})
+        assert engine.streamed == [1, len(TOKENIZER.encode("1 2 3 4 5", add_eos=True))]
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere nothing is traced, or each shape")
+def test_a_warm_server_traces_nothing_more():
+    engine = TranslatorEngine(kt.Translator(make_model(), TOKENIZER))
+    engine.warm_up(2)
+    functions = [engine._encode, engine._advance, engine._forced._forced]
+    counts = [function.experimental_get_tracing_count() for function in functions]
+    assert all(counts)
+    for text in ("a dog runs", "two cats sleep", "a"):
+        source = TOKENIZER.encode(text, add_eos=True)
+        for hypotheses in ([[5, 6, 7, 3]], [[5, 3], [3], [5, 5, 5, 5, 3]]):
+            engine.attention(source, hypotheses)
+        list(engine.stream(source))
+    assert [function.experimental_get_tracing_count() for function in functions] == counts
 
 
 @once

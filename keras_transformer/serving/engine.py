@@ -4,7 +4,6 @@ All that the HTTP side knows of translating is here: whoever adds a kind of mode
 """
 
 import functools
-import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,21 +69,17 @@ class Engine:
         return [one[: len(ids), : len(source)] for one, ids in zip(weights, hypotheses, strict=False)]
 
     def warm_up(self, beam_size: int) -> None:
-        """Translates a little in several shapes, so that nobody waits for what is traced and compiled at the first calls.
+        """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls.
 
-        TensorFlow leaves open only those dimensions that it has seen change: lengths, and how many hypotheses are attended from.
+        TensorFlow leaves open only those dimensions that it has seen change: rows and lengths.
         """
-        for sources in (
-            [[self.tokenizer.eos_id]],
-            [self.source_tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")],
-        ):
+        end = self.tokenizer.eos_id
+        texts = [self.source_tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")]
+        for sources, labels in (([[end]], [[end]] * 2), (texts, [[end] * 3])):  # every dimension changes
             for only_best in (True, False):
-                found = self.search(sources, beam_size, only_best)
-            hypotheses = [ids for ids, _ in found[0] if ids]
-            for rows in (hypotheses, hypotheses[:1], [[self.tokenizer.eos_id]]):
-                self.attention(sources[0], rows)
-            for _ in itertools.islice(self.stream(sources[0]), 3):
-                pass
+                self.search(sources, beam_size, only_best)
+            self.attention(sources[0], labels)
+            next(self.stream(sources[0]))
 
     def _padded(self, rows):
         return padded(rows, self.tokenizer.pad_id, self.few_shapes)
