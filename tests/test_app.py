@@ -113,6 +113,20 @@ def test_limits_are_told_with_their_reason():
 
 
 @once
+def test_a_body_is_json_whatever_its_content_type(client):
+    body = json.dumps({"texts": ["two cats"]}).encode()
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-8", None):
+        headers = {} if kind is None else {"Content-Type": kind}
+        reply = client.post("/v1/translate", content=body, headers=headers)
+        assert reply.json()["translations"][0]["text"] == backwards("two cats"), (kind, reply.text)
+    refused(client.post("/v1/translate", content=b'{"texts": [}'), 422, "no JSON from character 11 on: Expecting value")
+    refused(
+        client.post("/v1/translate", content=b'"\xff"'), 400, "cannot be read as JSON: 'utf-8' codec can't decode byte"
+    )
+    refused(client.post("/v1/translate", content=b"[" * 10**5), 400, "cannot be read as JSON: maximum recursion depth")
+
+
+@once
 def test_a_beam_that_the_engine_does_not_search_is_told_at_the_start():
     with pytest.raises(ValueError, match="beam_size must be from 1 to 4 for this model. Received: 9"):
         create_app(Backwards(), Settings(beam_size=9))
@@ -165,9 +179,40 @@ def test_a_stopping_server_finishes_and_refuses():
 
 @once
 def test_warms_up_before_the_first_request():
-    engine = Backwards()
+    class Watched(Backwards):
+        rows, lengths, streamed = set(), set(), []
+
+        def attention(self, source, hypotheses):
+            self.rows.add(len(hypotheses))
+            self.lengths |= {len(ids) for ids in hypotheses}
+            return super().attention(source, hypotheses)
+
+        def stream(self, source):
+            for token in super().stream(source):
+                self.streamed.append(len(source))
+                yield token
+
+    engine = Watched()
     with client_of(engine, warm_up=True):
         assert engine.batches == [1, 1, 2, 2]
+        assert (engine.rows, engine.lengths) == ({1, 2}, {1, 3})
+        assert engine.streamed == [1, len(TOKENIZER.encode("1 2 3 4 5", add_eos=True))]
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere nothing is traced, or each shape")
+def test_a_warm_server_traces_nothing_more():
+    engine = TranslatorEngine(kt.Translator(make_model(), TOKENIZER))
+    engine.warm_up(2)
+    functions = [engine._encode, engine._advance, engine._forced._forced]
+    counts = [function.experimental_get_tracing_count() for function in functions]
+    assert all(counts)
+    for text in ("a dog runs", "two cats sleep", "a"):
+        source = TOKENIZER.encode(text, add_eos=True)
+        for hypotheses in ([[5, 6, 7, 3]], [[5, 3], [3], [5, 5, 5, 5, 3]]):
+            engine.attention(source, hypotheses)
+        list(engine.stream(source))
+    assert [function.experimental_get_tracing_count() for function in functions] == counts
 
 
 @once
@@ -223,10 +268,41 @@ def test_predict_as_tensorflow_serving_has_it(client):
         ({"instances": [{"ids": [3]}]}, 400, "Expected the input 'source' and no other"),
         ({"instances": [[3]], "inputs": [[3]]}, 400, "either instances"),
         ({"signature_name": "x", "instances": [[3]]}, 400, "must be one of"),
-        ({"instances": [[-1, 3]]}, 422, "body.instances.0"),
+        ({"instances": [[-1, 3]]}, 422, "body.instances.0.0: Input should be greater than or equal to 0"),
+        (
+            {"instances": [{"source": [1.5, 3]}]},
+            422,
+            "body.instances.0.source.0: Input should be a valid integer",
+        ),
+        ({"inputs": {"source": [[True, 3]]}}, 422, "body.inputs.source.0.0: Input should be a valid integer"),
+        ({"instances": [7]}, 422, "body.instances.0: Input should be a valid string, or: Input should be a valid list"),
+        ({"signature_name": "translate_text", "instances": [{"b64": "x"}]}, 422, "Row 0 is no text of UTF-8 in base64"),
+        ({"signature_name": "translate_text", "instances": [{"b64": "/w=="}]}, 422, "Row 0 is no text of UTF-8"),
+        ({"instances": [{"source": {"b64": "YQ=="}}]}, 422, "must be a list of ids"),
         ({"signature_name": "translate_text", "instances": [[3]]}, 422, "takes texts"),
     ):
         refused(client.post(address, json=body), status, words)
+
+
+@once
+def test_versions_metadata_and_base64_as_tensorflow_serving_has_them(client):
+    address, source = "/v1/models/backwards", TOKENIZER.encode("two cats", add_eos=True)
+    body = {"instances": [source]}
+    expected = client.post(f"{address}:predict", json=body).json()
+    assert client.post(f"{address}/versions/1:predict", json=body).json() == expected
+    refused(client.post(f"{address}/versions/7:predict", json=body), 404, "no version '7' here. This server has 1")
+    assert client.get(f"{address}/versions/1").json() == client.get(address).json()
+    refused(client.get(f"{address}/versions/7"), 404, "no version '7' here")
+    about = client.get(f"{address}/metadata").json()
+    assert about == client.get(f"{address}/versions/1/metadata").json()
+    assert about["model_spec"] == {"name": "backwards", "signature_name": "", "version": "1"}
+    signatures = about["metadata"]["signature_def"]["signature_def"]
+    assert set(signatures["serving_default"]["outputs"]) == set(expected["predictions"][0])
+    assert len(signatures["serving_default"]["outputs"]["ids"]["tensor_shape"]["dim"]) == 3
+    text = {"b64": "dHdvIGNhdHM="}
+    for rows in ({"instances": [{"text": text}, text]}, {"inputs": {"text": [text, "two cats"]}}):
+        (found,) = client.post(f"{address}:predict", json={"signature_name": "translate_text"} | rows).json().values()
+        assert found == [backwards("two cats")] * 2
 
 
 def test_a_translator_served_says_what_it_says_offline(tmp_path):

@@ -4,6 +4,7 @@ import json
 import keras
 import pytest
 from exported_models import TOKENIZER, make_model
+from make_anchor import ANCHOR
 
 from keras_transformer.export.card import data_of_run, facts_of_run, write_card
 
@@ -29,7 +30,22 @@ def test_a_run_folder_tells_how_its_model_was_made(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("name", "content"), [("run.yaml", "a: ["), ("run.yaml", "7"), ("certificate.json", "{")])
+def test_a_saved_translators_card_and_certificate_are_told(tmp_path):
+    facts = facts_of_run(ANCHOR)
+    assert facts["made_by"] == "python tests/make_anchor.py" and facts["certificate"]["verdict"] == "agree"
+    write_card(tmp_path, make_model(), "a trial", "It is not.", facts)
+    assert facts_of_run(tmp_path) == facts  # what is not stated is no fact
+    text = (tmp_path / "README.md").read_text()
+    assert "## How it was made\n\npython tests/make_anchor.py\n" in text
+    told = text.split("## Agreement of the backends\n\n")[1].split("##")[0]
+    assert told.startswith("Verdict: agree.") and "- logits: jax 1.64e-06, torch 1.82e-06; bound 1e-05 (" in told
+    assert "{" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run.yaml", "a: ["), ("run.yaml", "7"), ("certificate.json", "{"), ("card.json", "[1]")],
+)
 def test_a_damaged_file_is_named(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=f"{name} cannot be used: damaged: .* Take it out"):

@@ -99,6 +99,18 @@ def test_the_driver_alone_gives_the_translators_texts(tmp_path):
 
 
 @once
+def test_what_has_no_positions(tmp_path, monkeypatch):
+    """A limit of 2 S + 10 beyond the table is bounded by it; a text beyond it is named."""
+    monkeypatch.setattr(module, "_MAX_POSITIONS", 24)
+    export_ctranslate2(make_model(), TOKENIZER, tmp_path / "export")
+    driver = importlib.import_module("keras_transformer.export.ctranslate2_driver").Translator(tmp_path / "export")
+    assert (driver.count_pieces("cats cats"), driver.count_pieces(" "), driver.positions) == (11, 0, 24)
+    assert len(driver.translate(["cats cats", "cats"], beam_size=1)) == 2
+    with pytest.raises(ValueError, match="Text 1 has 51 pieces, and the model positions for 24. Split it"):
+        driver.translate(["cats", "cats " * 10])
+
+
+@once
 def test_int8_is_smaller_and_close(tmp_path):
     """The anchor is a trained translator: 8 bits must not change what it says by half a BLEU."""
     from test_anchor import ANCHOR

@@ -9,7 +9,7 @@ import sys
 import keras
 import pytest
 
-from keras_transformer.export.driver_command import check_files, length_divisor, read_texts
+from keras_transformer.export.driver_command import check_files, length_divisor, read_texts, run_command
 from keras_transformer.export.drivers import write_driver
 from keras_transformer.export.folders import new_export
 
@@ -92,5 +92,37 @@ def test_what_a_user_can_mend_is_one_line():
     child = subprocess.run(command, input=b"\xff\n", capture_output=True, check=False)
     assert (child.returncode, child.stdout) == (1, b"")
     assert child.stderr == b"Error: Line 1 of the text is no UTF-8. Convert it first: iconv -t UTF-8.\n"
-    child = subprocess.run([*command, "--beam-size", "0"], input=b"", capture_output=True, check=False)
-    assert child.returncode == 2 and b"--beam-size must be at least 1. Received: 0." in child.stderr
+    for option in ("--beam-size", "--longest", "--chunk"):
+        child = subprocess.run([*command, option, "0"], input=b"", capture_output=True, check=False)
+        assert child.returncode == 2 and f"{option} must be at least 1. Received: 0." in child.stderr.decode()
+
+
+def test_a_line_that_is_too_long_costs_no_other_its_translation(monkeypatch, capfdbinary):
+    class Shouting:
+        positions = 3
+
+        def __init__(self, folder):
+            self.chunks = []
+
+        def count_pieces(self, text):
+            return len(text.split())
+
+        def translate(self, texts, beam_size, length_penalty):
+            if "stop" in texts:
+                raise ValueError("no more")
+            return [text.upper() for text in texts]
+
+    def run(text, *options):
+        monkeypatch.setattr(sys, "argv", ["translate.py", *options])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        with pytest.raises(SystemExit) as ended:
+            run_command(Shouting, ".")
+        return ended.value.code, *(stream.decode() for stream in capfdbinary.readouterr())
+
+    status, out, told = run(b"a dog\na cat sits there\n\ntwo cats\n")
+    assert (status, out) == (1, "A DOG\n\n\nTWO CATS\n")
+    assert (
+        told == "Line 2 has 4 pieces. At most 3 are translated at a time: split it into sentences. It is left blank.\n"
+    )
+    assert run(b"a dog\ncats\n", "--longest", "1")[:2] == (1, "\nCATS\n")
+    assert run(b"a dog\nstop\n", "--chunk", "1") == ("Error: no more", "A DOG\n", "")

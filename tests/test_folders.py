@@ -1,10 +1,12 @@
 """The folder of an export. What a manifest finds in general is in tests/reliability."""
 
 import contextlib
+import shutil
 
 import keras
 import pytest
 from exported_models import TOKENIZER, make_model
+from make_anchor import ANCHOR
 
 from keras_transformer.export import verify_export
 from keras_transformer.export.folders import checked_tokenizer, new_export
@@ -27,6 +29,23 @@ def test_becomes_the_folder_as_a_whole_and_replaces_an_export_alone(tmp_path):
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds other files"), new_export(tmp_path / "thesis"):
         pass
+
+
+@once
+def test_a_saved_translator_with_a_card_is_no_earlier_export(tmp_path):
+    """Such as saved_models/anchor: exported onto itself it would be gone."""
+    from click.testing import CliRunner
+
+    from keras_transformer.cli import main
+
+    shutil.copytree(ANCHOR, tmp_path / "anchor")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "anchor").iterdir()}
+    lost = "holds a saved model, which would be lost: there is a model.json. Name a new folder"
+    with pytest.raises(ValueError, match=lost), new_export(tmp_path / "anchor"):
+        pass
+    result = CliRunner().invoke(main, ["export", str(ANCHOR), str(tmp_path / "anchor"), "--format", "onnx"])
+    assert result.exit_code == 1 and "holds a saved model" in result.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "anchor").iterdir()} == before
 
 
 @once

@@ -12,6 +12,7 @@ pytest.importorskip("prometheus_client")
 from fastapi.testclient import TestClient
 from served_engine import Backwards
 
+from keras_transformer.serving import gate
 from keras_transformer.serving.app import create_app
 from keras_transformer.serving.settings import Settings
 
@@ -68,6 +69,42 @@ def test_what_a_client_asked_who_has_left_is_not_searched():
     statuses, metrics = serve(scenario, engine)
     assert statuses == (499, 200) and engine.batches == [1]
     assert 'requests_total{path="/v1/translate",status="499"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("length", [b"2000", b"1"])
+def test_a_refused_body_is_let_come_to_its_end(length, monkeypatch):
+    """Else the client, still sending, meets a closed connection and no reason. But not for ever."""
+
+    async def scenario(app):
+        log = []
+
+        async def refused(parts, *headers):
+            messages = [{"type": "http.request", "body": b" " * 100, "more_body": more} for more in parts]
+
+            async def receive():
+                if not messages:
+                    await asyncio.Event().wait()
+                log.append("part")
+                return messages.pop(0)
+
+            async def send(message):
+                log.append(message.get("status", "reason"))
+
+            headers = [(b"content-length", length), *headers]
+            await app({"type": "http", "method": "POST", "path": "/v1/translate", "headers": headers}, receive, send)
+            found = log.copy()
+            log.clear()
+            return found
+
+        whole = await refused([True, True, True, False])
+        expecting = await refused([True, False], (b"expect", b"100-continue"))
+        return whole, expecting, await refused([True, True])
+
+    monkeypatch.setattr(gate, "_DROPPED_SECONDS", 0.1)
+    (whole, expecting, stuck), _ = serve(scenario, Backwards(), max_body=150)
+    assert whole == ["part"] * 4 + [413, "reason"]
+    assert expecting == ["part"] * (0 if length == b"2000" else 2) + [413, "reason"]
+    assert stuck == ["part"] * 2 + [413, "reason"]
 
 
 class Failing(Backwards):

@@ -36,6 +36,7 @@ def benchmark():
 def test_a_process_translates_and_sigterm_drains():
     """What was asked before SIGTERM is answered after it."""
     with benchmark().server(ANCHOR, "--batch-delay", "1") as (process, address):
+        assert httpx.get(f"{address}/healthz").status_code == 200  # since the address was told
         replies = []
         text = next(iter(VERBATIM))
 
@@ -80,11 +81,11 @@ def test_a_server_that_did_not_start_is_no_success(monkeypatch):
     closed, config = [], types.SimpleNamespace(bind_socket=lambda: bound)
     monkeypatch.setattr("keras_transformer.serving.engine.load_engine", lambda run, name: Backwards())
     monkeypatch.setattr(uvicorn, "Config", lambda app, **options: config)
-    ended = types.SimpleNamespace(started=False, run=lambda sockets: None)
+    ended = types.SimpleNamespace(started=False, startup=None, run=lambda sockets: None)
     monkeypatch.setattr(uvicorn, "Server", lambda config: ended)
     result = CliRunner().invoke(main, ["serve", "somewhere", "--host", "::1"])
     assert result.exit_code == 1 and closed == [True]
-    assert "http://[::1]:8123/ translates with somewhere" in result.output
+    assert "warms up" in result.output and "http" not in result.output  # an address is of a server that answers
     assert "Error: The server could not start" in result.output
 
 
@@ -105,7 +106,7 @@ def bodies(described):
     schemas = described["components"]["schemas"].values()
     fields = {name for schema in schemas for name in schema.get("properties", {})}
     assert {"texts", "beam_size", "attention", "instances", "inputs", "text"} <= fields
-    names = strategies.sampled_from([*sorted(fields), "source", "x"])
+    names = strategies.sampled_from([*sorted(fields), "source", "b64", "x"])
     values = strategies.recursive(
         leaf | strategies.sampled_from(["translate_text", "serving_default"]),
         lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(names, inner, max_size=4),
@@ -130,8 +131,8 @@ def test_malformed_bodies_give_4xx_and_never_500(examples):
     with TestClient(create_app(Backwards(), Settings(batch_delay=0)), raise_server_exceptions=False) as client:
         described = client.get("/openapi.json").json()
         posts = [path for path, methods in described["paths"].items() if "post" in methods]
-        paths = [path.replace("{name}", "backwards") for path in posts]
-        assert len(paths) == 3
+        paths = [path.replace("{name}", "backwards").replace("{version}", "1") for path in posts]
+        assert len(paths) == 4
 
         @hypothesis.settings(max_examples=examples, deadline=None, derandomize=True, database=None)
         @hypothesis.given(path=hypothesis.strategies.sampled_from(paths), body=bodies(described))
@@ -211,6 +212,22 @@ def test_the_page_in_a_browser(tmp_path):
             assert page.locator("#facts dt").first.is_visible()
             assert "346,848" in page.locator("#facts").text_content()
             assert '"verbatim"' in page.locator("#card").text_content()
+            other = list(VERBATIM)[1]
+            page.fill("#source", f"{text}\n\n{other}")  # each line is a text of its own
+            both = f"{expected}\n\n{VERBATIM[other]}"
+            page.wait_for_function("both => document.getElementById('translation').textContent === both", arg=both)
+            assert page.locator("h2").first.text_content() == "Alternatives of line 3"
+            page.focus("#source")
+            page.keyboard.press("Control+Home")
+            assert page.locator("h2").first.text_content() == "Alternatives of line 1"
+            assert page.locator("#alternatives button").first.text_content().startswith(expected)
+            page.locator("#alternatives button").nth(1).click()
+            chosen = page.locator("#translation").text_content()
+            assert chosen.endswith(f"\n\n{VERBATIM[other]}") and chosen != both
+            page.focus("#source")
+            page.keyboard.press("Control+End")
+            page.keyboard.press("Control+Home")
+            assert page.locator("#translation").text_content() == chosen
             page.fill("#source", text * 20)
             page.wait_for_function("() => document.getElementById('message').textContent !== ''")
             assert "At most 64 are translated at a time" in page.locator("#message").text_content()
@@ -218,6 +235,39 @@ def test_the_page_in_a_browser(tmp_path):
             assert failures == []
             page.close()
         browser.close()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_docs_client_reads_what_comes(tmp_path, monkeypatch, capsys, ends):
+    """Also a translation that reached its limit, which has no eos."""
+    import io
+    import re
+    import urllib.request
+
+    from exported_models import TOKENIZER
+    from fastapi.testclient import TestClient
+    from served_engine import Backwards
+
+    from keras_transformer.serving.app import create_app
+    from keras_transformer.serving.settings import Settings
+
+    engine = Backwards()
+    engine.name = "en-de"
+    text, ids = "a dog", TOKENIZER.encode("a dog") + [TOKENIZER.eos_id] * ends
+    engine.search = lambda sources, beam_size, only_best=False: [[(ids, 0.0)] * beam_size for _ in sources]
+    (tmp_path / "saved_models/en-de").mkdir(parents=True)
+    TOKENIZER.save(tmp_path / "saved_models/en-de/tokenizer.model")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with TestClient(create_app(engine, Settings(warm_up=False))) as client:
+
+        def urlopen(request):
+            reply = client.post(request.selector, content=request.data, headers=dict(request.header_items()))
+            return io.BytesIO(reply.content)
+
+        monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+        exec(code, {})
+    assert capsys.readouterr().out == f"{text}\n"
 
 
 def test_the_docs_name_options_that_exist():
@@ -230,8 +280,10 @@ def test_the_docs_name_options_that_exist():
     known = {option for one in main.commands["serve"].params for option in (*one.opts, *one.secondary_opts)}
     manifest = list(yaml.safe_load_all((ROOT / "docs" / "serving-kubernetes.yaml").read_text(encoding="utf-8")))
     assert [one["kind"] for one in manifest] == ["Deployment", "Service", "HorizontalPodAutoscaler"]
-    arguments = manifest[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+    (container,) = manifest[0]["spec"]["template"]["spec"]["containers"]
+    arguments = container["args"]
     assert arguments[:2] == ["keras-transformer", "serve"]
+    assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 300
     assert {word for word in arguments if word.startswith("--")} <= known
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(--[\w-]+)", text)) <= known

@@ -43,20 +43,19 @@ def export(
     The search options are fixed in a SavedModel; other formats take them when they translate.
     """
     from keras_transformer import export as exports
-    from keras_transformer.artifacts import check_folder
     from keras_transformer.export.card import data_of_run, facts_of_run
-    from keras_transformer.export.folders import CARD_FILE
+    from keras_transformer.export.folders import check_export_folder
     from keras_transformer.interchange import save_preset
 
     _check_options(
         kind, saved_model={"--max-length": max_length, "--text": text}, ctranslate2={"--quantization": quantization}
     )
-    check_folder(output, CARD_FILE)  # told before the work, not after it
+    check_export_folder(output)  # told before the work, not after it
     translator = load_translator(run)
     search = {"beam_size": beam_size, "length_penalty": length_penalty, "max_length": max_length}
     sentences = _lines(source)
-    facts = {} if licence is None else {"licence": licence}
-    facts |= facts_of_run(run) | data_of_run(run) | _scores(translator, sentences, target, search)
+    facts = facts_of_run(run) | data_of_run(run) | _scores(translator, sentences, target, search)
+    facts |= {} if licence is None else {"licence": licence}
     model, tokenizer = translator.model, translator.tokenizer
     if kind == "saved_model":
         exports.export_saved_model(model, tokenizer, output, **search, sentences=sentences, text=text, facts=facts)

@@ -83,10 +83,21 @@ def serve(run, backend, host, port, name, grace, **settings):
     )
     server = uvicorn.Server(config)
     with contextlib.closing(config.bind_socket()) as socket:
-        address = f"[{host}]" if ":" in host else host
-        click.echo(
-            f"http://{address}:{socket.getsockname()[1]}/ translates with {run}. Ctrl-C or SIGTERM ends it.", err=True
-        )
+        address = f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}/"
+        if settings["warm_up"]:
+            click.echo("The model is loaded and warms up; the address follows when it takes requests.", err=True)
+        _tell_when_started(server, f"{address} translates with {run}. Ctrl-C or SIGTERM ends it.")
         server.run(sockets=[socket])
     if not server.started:
         raise ValueError("The server could not start; its log above says why.")
+
+
+def _tell_when_started(server, message):
+    """Has a uvicorn.Server say ``message`` once it answers."""
+    start = server.startup
+
+    async def startup(sockets=None):
+        await start(sockets=sockets)
+        click.echo(message, err=True)
+
+    server.startup = startup

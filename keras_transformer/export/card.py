@@ -22,18 +22,24 @@ FACTS = {
     "certificate": "Agreement of the backends",
     "licence": "Licence",
 }
+_UNKNOWN = "not stated"
 
 
 def facts_of_run(run) -> dict:
     """What a run folder tells of how its model was made: {"made_by": ..., "certificate": ...}, or less; {} for another folder.
 
+    The card of a saved translator, where it has one, tells its part of FACTS.
+
     Args:
         run: path.
 
     Raises:
-        ArtifactError: a ValueError: run.yaml or certificate.json is damaged.
+        ArtifactError: a ValueError: run.yaml, card.json or certificate.json is damaged.
     """
     run, facts = Path(run), {}
+    if (run / CARD_FILE).is_file():
+        card = _read(run / CARD_FILE, json.loads)
+        facts |= {name: card[name] for name in FACTS if card.get(name, _UNKNOWN) != _UNKNOWN}
     if (run / "run.yaml").is_file():
         facts["made_by"] = {"command": "keras-transformer train", "settings": _settings(run)}
     if (run / "certificate.json").is_file():
@@ -94,7 +100,7 @@ def write_card(folder, model, kind: str, use: str, facts: dict) -> dict:
     'Apache-2.0'
     """
     folder = Path(folder)
-    card = {"kind": kind, "use": use} | dict.fromkeys(FACTS, "not stated") | facts | _known(model)
+    card = {"kind": kind, "use": use} | dict.fromkeys(FACTS, _UNKNOWN) | facts | _known(model)
     if (folder / TOKENIZER_FILE).is_file():
         card["tokenizer_sha256"] = hashlib.sha256((folder / TOKENIZER_FILE).read_bytes()).hexdigest()
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -128,10 +134,25 @@ def _readme(card):
         card["use"],
     ]
     for name, heading in FACTS.items():
-        lines += [f"## {heading}", _shown(card[name])]
+        lines += [f"## {heading}", _certified(card[name]) if name == "certificate" else _shown(card[name])]
     rest = {name: value for name, value in card.items() if name not in (*FACTS, "use", "kind", "model")}
     lines += ["## All else", _shown(rest), "manifest.json has the size and sha256 of every file."]
     return "\n\n".join(lines) + "\n"
+
+
+def _certified(certificate):
+    """The verdict of a certificate and its largest differences; card.json has the rest."""
+    if not (isinstance(certificate, dict) and {"verdict", "stages", "reference"} <= certificate.keys()):
+        return _shown(certificate)
+    lines = [
+        f"Verdict: {certificate['verdict']}. Of each stage the bound and the differences from {certificate['reference']}; "
+        "card.json has the whole certificate.",
+        "",
+    ]
+    for stage in certificate["stages"]:
+        found = ", ".join(f"{name} {one['measured']}" for name, one in stage["differences"].items())
+        lines.append(f"- {stage['stage']}: {found}; bound {stage['bound']} ({stage['unit']})")
+    return "\n".join(lines)
 
 
 def _shown(value):

@@ -66,12 +66,17 @@ def export_ctranslate2(model, tokenizer, folder, quantization: str = "float32", 
             model,
             "CTranslate2 model",
             _USE,
-            {"quantization": quantization, "special_ids": tokenizer.special_ids.tolist()} | (facts or {}),
+            {
+                "quantization": quantization,
+                "positions": _MAX_POSITIONS,
+                "special_ids": tokenizer.special_ids.tolist(),
+            }
+            | (facts or {}),
         )
 
 
 _USE = (
-    "python translate.py < source > translation needs ctranslate2 and sentencepiece alone (--beam-size, --length-penalty). In "
+    "python translate.py < source > translation needs ctranslate2 and sentencepiece alone (--help: its options). In "
     "Python: ctranslate2.Translator(FOLDER).translate_batch takes the pieces of tokenizer.model; eos is added. translate.py ranks "
     "hypotheses by log p / ((5 + length) / 6) ** length_penalty, as training's validation does; CTranslate2 itself by "
     "log p / length ** length_penalty."

@@ -22,6 +22,9 @@ class Translator:
         folder: of the export.
         **kwargs: as ctranslate2.Translator takes them: device="cuda", compute_type="int8", inter_threads=4, ...
 
+    Attributes:
+        positions: most pieces of a text, eos counted, and of a translation.
+
     Raises:
         ValueError: a file is missing or not what was exported.
     """
@@ -33,6 +36,11 @@ class Translator:
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         self._unsaid = {*card["special_ids"]}  # what no text shows
+        self.positions = card["positions"]
+
+    def count_pieces(self, text):
+        """Pieces of a text, eos counted; 0 for a blank one."""
+        return len(self.pieces.encode(text)) + 1 if text.strip() else 0
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None):
         """The best translation of each text; a blank text gives a blank translation."""
@@ -44,11 +52,14 @@ class Translator:
     def search(self, texts, beam_size=4, length_penalty=0.6, max_length=None):
         """For each text its hypotheses as (text, score), best first: log p / ((5 + length) / 6) ** length_penalty, eos counted.
 
-        max_length None allows twice the pieces of the source, eos counted, and ten more.
+        max_length None allows twice the pieces of the source, eos counted, and ten more; the model's positions bound both.
+
+        Raises:
+            ValueError: a text has more pieces than the model has positions.
         """
         found = [[] for _ in texts]
         for length, indices in self._by_length(texts).items():
-            limit = max_length or 2 * length + 10
+            limit = min(max_length or 2 * length + 10, self.positions)
             results = self.model.translate_batch(
                 [self.pieces.encode(texts[index], out_type=str) for index in indices],
                 beam_size=beam_size,
@@ -69,8 +80,12 @@ class Translator:
         """{pieces and eos: indices of texts}, for CTranslate2 takes one length limit a call."""
         groups = collections.defaultdict(list)
         for index, text in enumerate(texts):
-            if text.strip():
-                groups[len(self.pieces.encode(text)) + 1].append(index)
+            if length := self.count_pieces(text):
+                if length > self.positions:
+                    raise ValueError(
+                        f"Text {index} has {length} pieces, and the model positions for {self.positions}. Split it into sentences."
+                    )
+                groups[length].append(index)
         return groups
 
     def _ranked(self, result, length_penalty):

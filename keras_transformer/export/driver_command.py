@@ -48,17 +48,40 @@ def read_texts(stream):
 
 
 def run_command(translator_class, folder):
-    """Translates standard input to standard output, line by line; what a user can mend is told in one line."""
+    """Translates standard input to standard output, line by line; what a user can mend is told in one line.
+
+    A line of more pieces than --longest costs no other its translation: it is told, a blank line stands for it, and the exit
+    status is 1.
+    """
     parser = argparse.ArgumentParser(description="Translates standard input, line by line.")
     parser.add_argument("--beam-size", type=int, default=4)
     parser.add_argument("--length-penalty", type=float, default=0.6)
+    parser.add_argument("--longest", type=int, default=1024, help="most pieces of a line, its end counted")
+    parser.add_argument("--chunk", type=int, default=1000, help="lines at a time; 1 answers each at once")
     arguments = parser.parse_args()
-    if arguments.beam_size < 1:
-        parser.error(f"--beam-size must be at least 1. Received: {arguments.beam_size}.")
+    for name in ("beam_size", "longest", "chunk"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1. Received: {getattr(arguments, name)}.")
     try:
         texts, translator = read_texts(sys.stdin.buffer), translator_class(pathlib.Path(folder))
-        translations = translator.translate(texts, arguments.beam_size, arguments.length_penalty)
+        longest = min(arguments.longest, translator.positions)
+        too_long = {i for i, text in enumerate(texts) if translator.count_pieces(text) > longest}
+        for i in sorted(too_long):
+            _tell(
+                f"Line {i + 1} has {translator.count_pieces(texts[i])} pieces. At most {longest} are translated at a time: split "
+                "it into sentences. It is left blank."
+            )
+        texts = ["" if i in too_long else text for i, text in enumerate(texts)]
+        for first in range(0, len(texts), arguments.chunk):
+            chunk = texts[first : first + arguments.chunk]
+            for translation in translator.translate(chunk, arguments.beam_size, arguments.length_penalty):
+                sys.stdout.buffer.write(translation.replace("\n", " ").encode("utf-8") + b"\n")
+            sys.stdout.buffer.flush()
     except ValueError as error:
         sys.exit(f"Error: {error}")
-    for translation in translations:
-        sys.stdout.buffer.write(translation.replace("\n", " ").encode("utf-8") + b"\n")
+    if too_long:
+        sys.exit(1)
+
+
+def _tell(message):
+    print(message, file=sys.stderr, flush=True)

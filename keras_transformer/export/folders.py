@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from keras_transformer.artifacts import check_manifest, new_folder, write_manifest
+from keras_transformer.artifacts import check_folder, check_manifest, new_folder, write_manifest
+from keras_transformer.model_files import CONFIG_FILE
 from keras_transformer.text.pair import TokenizerPair
 from keras_transformer.text.tokenizer import Tokenizer
 
@@ -32,8 +33,21 @@ def new_export(folder) -> Iterator[Path]:
     ...     verify_export(parent + "/a")
     ['card.json']
     """
+    check_export_folder(folder)
     with new_folder(folder, mark=CARD_FILE, complete=lambda new: write_manifest(new, _KIND)) as new:
         yield new
+
+
+def check_export_folder(folder) -> None:
+    """Raises ValueError if new_export would refuse ``folder``: for whoever would rather know before the work than after it.
+
+    A saved translator may have a card too, and be the only copy of what is exported.
+    """
+    check_folder(folder, CARD_FILE)
+    if (Path(folder) / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{folder} holds a saved model, which would be lost: there is a {CONFIG_FILE}. Name a new folder."
+        )
 
 
 def verify_export(folder) -> list[str]:

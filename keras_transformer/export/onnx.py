@@ -9,7 +9,7 @@ from keras_transformer.export.weights import Weights
 from keras_transformer.model_files import TOKENIZER_FILE
 
 _USE = (
-    "python translate.py < source > translation needs onnxruntime, numpy and sentencepiece alone (--beam-size, --length-penalty): "
+    "python translate.py < source > translation needs onnxruntime, numpy and sentencepiece alone (--help: its options): "
     "it searches as the Python decoder does. encoder.onnx takes source (B, S) int32, rows ended by eos_id and filled up with "
     "pad_id, and gives encoder_keys and encoder_values (B, N, H, S, K), N decoder layers. decoder_step.onnx takes these, source, "
     "target (B W,) int32, the token before (first bos_id), and keys, values (B W, N, H, T, K) of the T tokens before (first "

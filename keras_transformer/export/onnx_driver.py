@@ -6,6 +6,7 @@ or, in Python, ``Translator("saved_models/en-de-onnx").translate(["A dog runs."]
 """
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -24,6 +25,9 @@ class Translator:
         folder: of the export.
         providers: of onnxruntime: ["CUDAExecutionProvider", "CPUExecutionProvider"] for a GPU; None for the CPU.
 
+    Attributes:
+        positions: most pieces of a text: infinity, for the graphs compute their sinusoids.
+
     Raises:
         ValueError: a file is missing or not what was exported.
     """
@@ -40,6 +44,11 @@ class Translator:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         self.pad_id, self.bos_id, self.eos_id = card["pad_id"], card["bos_id"], card["eos_id"]
         self._unsaid = {*card["special_ids"]}  # what no text shows
+        self.positions = math.inf
+
+    def count_pieces(self, text):
+        """Pieces of a text, eos counted; 0 for a blank one."""
+        return len(self._pieces.encode(text)) + 1 if text.strip() else 0
 
     def translate(self, texts, beam_size=4, length_penalty=0.6, max_length=None, batch_tokens=2048):
         """The best translation of each text; a blank text gives a blank translation."""

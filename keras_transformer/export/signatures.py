@@ -72,13 +72,22 @@ def make_signatures(search) -> dict:
         name=name,
     )
 
+    def checked(values):
+        """Ids; a gather tells those beyond the table, but counts those below 0 from its end."""
+        tf.debugging.assert_non_negative(
+            values, f"Ids are from 0 to {model.vocabulary_size - 1}; some here are negative."
+        )
+        return values
+
     @tf.function(input_signature=[ids("source")])
     def serving_default(source):
+        source = checked(source)
         found, scores = search.search(source)
         return {"ids": found, "scores": scores}
 
     @tf.function(input_signature=[ids("source")])
     def encode(source):
+        source = checked(source)
         encoder_output = model.encode(source, padding_mask(source, model.pad_id))
         pairs = [layer.cross_attention.project_encoder(encoder_output) for layer in model.decoder.layers]
         keys, values = (ops.stack(tensors, axis=1) for tensors in zip(*pairs, strict=True))
@@ -95,6 +104,7 @@ def make_signatures(search) -> dict:
 
     @tf.function(input_signature=[ids("source"), ids("labels")])
     def score(source, labels):
+        source, labels = checked(source), checked(labels)
         first = ops.full((ops.shape(labels)[0], 1), model.bos_id, dtype="int32")
         target = ops.concatenate([first, labels[:, :-1]], axis=1)
         log_probabilities, attention = forced(source, target, labels)

@@ -2,8 +2,9 @@
 
 POST /v1/translate                texts -> translations, n-best, scores, attention, alignment
 POST /v1/translate/stream         one text, greedily, an event a piece
-POST /v1/models/NAME:predict      as TensorFlow Serving's REST API
-GET  /v1/models/NAME              as there: whether the model is available
+POST /v1/models/NAME:predict      as TensorFlow Serving's REST API, also as /v1/models/NAME/versions/N:predict
+GET  /v1/models/NAME              as there: whether the model is available; also /versions/N
+GET  /v1/models/NAME/metadata     as there: its signatures; also /versions/N/metadata
 GET  /v1/card                     about the model
 GET  /healthz  /metrics  /openapi.json
 GET  /                            the page
@@ -182,13 +183,35 @@ def _add_failures(app):
 
     app.add_exception_handler(Refused, lambda request, error: failed(error.status, str(error)))
     app.add_exception_handler(Overloaded, lambda request, error: failed(429, str(error)))
-    app.add_exception_handler(HTTPException, lambda request, error: failed(error.status_code, str(error.detail)))
+    app.add_exception_handler(HTTPException, lambda request, error: failed(error.status_code, _detail(error)))
     app.add_exception_handler(RequestValidationError, lambda request, error: failed(422, _first_error(error)))
+
+
+def _detail(error):
+    """What FastAPI says, or, of a body that it could not read, what the reader of JSON said."""
+    if error.status_code == 400 and error.__cause__ is not None:
+        return f"The body cannot be read as JSON: {error.__cause__}."
+    return str(error.detail)
 
 
 def _first_error(error):
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    if first["type"] == "json_invalid":
+        return f"The body is no JSON from character {first['loc'][-1]} on: {first['ctx']['error']}."
+    # Where one of several kinds would do, there is an error for each: the one that came furthest is of the kind that was meant.
+    furthest = max(len(one["loc"]) for one in error.errors())
+    told = [one for one in error.errors() if len(one["loc"]) == furthest]
+    place = _place(told[0])
+    return f"{place}: {', or: '.join(dict.fromkeys(one['msg'] for one in told if _place(one) == place))}"
+
+
+def _place(error):
+    return ".".join(str(part) for part in error["loc"] if not _is_kind(part))
+
+
+def _is_kind(part):
+    """Whether Pydantic tells a kind of value with this part of a place, and no name or number."""
+    return isinstance(part, str) and (part == "str" or part.startswith(("list[", "dict[")))
 
 
 def _add_translation(app, service):
@@ -229,7 +252,15 @@ def _add_predict(app, service):
     @app.post("/v1/models/{name}:predict", responses=_FAILURES | {404: {"model": schema.Failure}})
     async def predict_call(name: str, request: schema.PredictRequest) -> Response:
         """TensorFlow Serving's predict call, for the signatures serving_default and translate_text."""
-        _check_name(service, name)
+        return await answer(name, None, request)
+
+    @app.post("/v1/models/{name}/versions/{version}:predict", responses=_FAILURES | {404: {"model": schema.Failure}})
+    async def predict_call_of_version(name: str, version: str, request: schema.PredictRequest) -> Response:
+        """The same, where the version is the one that is served."""
+        return await answer(name, version, request)
+
+    async def answer(name, version, request):
+        _check_name(service, name, version)
         rows, by_row = predict.rows_of(request)
         if len(rows) > service.settings.max_texts or not rows:
             raise Refused(
@@ -246,18 +277,29 @@ def _add_predict(app, service):
             return JSONResponse({"predictions": [{"ids": one, "scores": score} for one, score in pairs]})
         return JSONResponse({"outputs": {"ids": ids, "scores": scores}})
 
+    @app.get("/v1/models/{name}/versions/{version}/metadata", responses={404: {"model": schema.Failure}})
+    @app.get("/v1/models/{name}/metadata", responses={404: {"model": schema.Failure}})
+    async def metadata(name: str, version: str | None = None) -> dict:
+        """The signatures, as TensorFlow Serving tells them."""
+        _check_name(service, name, version)
+        return predict.metadata(name, service.engine.version)
+
+    @app.get("/v1/models/{name}/versions/{version}", responses={404: {"model": schema.Failure}})
     @app.get("/v1/models/{name}", responses={404: {"model": schema.Failure}})
-    async def status(name: str) -> dict:
+    async def status(name: str, version: str | None = None) -> dict:
         """Whether the model is available, as TensorFlow Serving tells it."""
-        _check_name(service, name)
+        _check_name(service, name, version)
         state = "UNLOADING" if service.draining else "AVAILABLE"
         well = {"error_code": "OK", "error_message": ""}
         return {"model_version_status": [{"version": str(service.engine.version), "state": state, "status": well}]}
 
 
-def _check_name(service, name):
-    if name != service.engine.name:
-        raise Refused(404, f"No model is called {name[:80]!r}. This server has {service.engine.name!r}.")
+def _check_name(service, name, version):
+    engine = service.engine
+    if name != engine.name:
+        raise Refused(404, f"No model is called {name[:80]!r}. This server has {engine.name!r}.")
+    if version not in (None, str(engine.version)):
+        raise Refused(404, f"{name!r} has no version {version[:80]!r} here. This server has {engine.version}.")
 
 
 async def _predict_texts(service, rows, beam_size, by_row):

@@ -69,15 +69,17 @@ class Engine:
         return [one[: len(ids), : len(source)] for one, ids in zip(weights, hypotheses, strict=False)]
 
     def warm_up(self, beam_size: int) -> None:
-        """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls."""
-        for sources in (
-            [[self.tokenizer.eos_id]],
-            [self.source_tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")],
-        ):
+        """Translates a little in two shapes, so that nobody waits for what is traced and compiled at the first calls.
+
+        TensorFlow leaves open only those dimensions that it has seen change: rows and lengths.
+        """
+        end = self.tokenizer.eos_id
+        texts = [self.source_tokenizer.encode(text, add_eos=True) for text in ("1 2 3 4 5", "1")]
+        for sources, labels in (([[end]], [[end]] * 2), (texts, [[end] * 3])):  # every dimension changes
             for only_best in (True, False):
-                found = self.search(sources, beam_size, only_best)
-            self.attention(sources[0], [ids for ids, _ in found[0] if ids])
-        next(self.stream(sources[0]))
+                self.search(sources, beam_size, only_best)
+            self.attention(sources[0], labels)
+            next(self.stream(sources[0]))
 
     def _padded(self, rows):
         return padded(rows, self.tokenizer.pad_id, self.few_shapes)

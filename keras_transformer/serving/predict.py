@@ -1,8 +1,11 @@
 """The predict call of TensorFlow Serving's REST API, so that its clients need no change.
 
 ``instances`` lists rows, and the reply has ``predictions``; ``inputs`` lists columns, and the reply has ``outputs``. What goes
-in and comes out is that of the SavedModel's signatures serving_default and translate_text.
+in and comes out is that of the SavedModel's signatures serving_default and translate_text. A text may come as {"b64": ...}.
 """
+
+import base64
+import binascii
 
 import numpy as np
 
@@ -26,9 +29,26 @@ def rows_of(request: PredictRequest) -> tuple[list, bool]:
         raise Refused(400, "Expected either instances (rows) or inputs (columns).")
     name = SIGNATURES[request.signature_name]
     if request.instances is not None:
-        return [_named(row, name) if isinstance(row, dict) else row for row in request.instances], True
-    rows = _named(request.inputs, name) if isinstance(request.inputs, dict) else request.inputs
-    return rows, False
+        rows = [
+            _named(row, name) if isinstance(row, dict) and not _is_encoded(row) else row for row in request.instances
+        ]
+    else:
+        rows = _named(request.inputs, name) if isinstance(request.inputs, dict) else request.inputs
+    return [_decoded(row, number) for number, row in enumerate(rows)], request.instances is not None
+
+
+def _is_encoded(value):
+    return isinstance(value, dict) and set(value) == {"b64"}
+
+
+def _decoded(row, number):
+    """A row as it is, or the text that it holds in base64."""
+    if not _is_encoded(row):
+        return row
+    try:
+        return base64.b64decode(row["b64"], validate=True).decode("utf-8")
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise Refused(422, f"Row {number} is no text of UTF-8 in base64: {error}.") from None
 
 
 def _named(inputs, name):
@@ -61,6 +81,27 @@ def checked_ids(rows: list, tokenizer, max_pieces: int) -> list:
             raise Refused(422, f"Row {number} has {len(row)} ids. At most {max_pieces} are translated at a time.")
         checked.append(row)
     return checked
+
+
+def metadata(name: str, version: int) -> dict:
+    """The signatures, as TensorFlow Serving's metadata call tells them."""
+
+    def tensor(dtype, *sizes):
+        dims = [{"size": str(size), "name": ""} for size in sizes]
+        return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": ""}
+
+    def signature(inputs, outputs):
+        return {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
+
+    signatures = {
+        "serving_default": signature(
+            {"source": tensor("DT_INT32", -1, -1)},
+            {"ids": tensor("DT_INT32", -1, -1, -1), "scores": tensor("DT_FLOAT", -1, -1)},
+        ),
+        "translate_text": signature({"text": tensor("DT_STRING", -1)}, {"translation": tensor("DT_STRING", -1)}),
+    }
+    model = {"name": name, "signature_name": "", "version": str(version)}
+    return {"model_spec": model, "metadata": {"signature_def": {"signature_def": signatures}}}
 
 
 def as_arrays(found: list, sources: list, pad_id: int) -> tuple[list, list]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-Text = Annotated[StrictStr, Field(description="One sentence, or a few.")]
+Text = Annotated[StrictStr, Field(description="A sentence. A line break in it is a blank, and ends none.")]
 
 
 class TranslateRequest(BaseModel):
@@ -63,7 +63,8 @@ class StreamRequest(BaseModel):
 
 
 Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(fail_fast=True)]
-Instance = StrictStr | Ids | dict[str, Ids | StrictStr]
+Encoded = Annotated[dict[str, StrictStr], Field(description="{'b64': base64 of a text in UTF-8}.")]
+Instance = StrictStr | Ids | dict[str, Ids | StrictStr | Encoded]
 Instances = Annotated[list[Instance], Field(fail_fast=True)]
 
 
