@@ -96,7 +96,8 @@ def test_several_translations_of_a_line():
     for _ in translate_lines(TRANSLATOR, [TEXTS[2], ""], written.extend, search, n_best=3):
         pass
     found = TRANSLATOR.hypotheses([TEXTS[2]], search)[0]
-    assert written == ["\t".join(one.text for one in found[:3]), "\t\t"]
+    texts = [one.text for one in found[:3]]
+    assert written == ["\t".join(texts) + "\t" * (3 - len(texts)), "\t\t"]
 
 
 def test_shards_are_the_whole():
