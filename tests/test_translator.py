@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import subprocess
@@ -345,3 +346,19 @@ def test_lower_precision_is_near(tmp_path, precision):
     assert isinstance(loaded.translate(TEXTS[3:4], beam_size=1, max_length=3)[0], str)
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, int8. Received: 'int4'"):
         kt.Translator.load(tmp_path / "translator", "int4")
+
+
+def test_int8_does_not_search_all_objects_for_garbage_at_each_projection():
+    searched, all_objects = [], len(gc.get_objects())
+
+    def count(phase, info):
+        if phase == "start" and info["generation"] == 2:
+            searched.append(len(gc.get_objects()))
+
+    gc.callbacks.append(count)
+    try:
+        kt.decoding.at_precision(TRANSLATOR.model, "int8")
+    finally:
+        gc.callbacks.remove(count)
+    assert searched and sorted(searched)[len(searched) // 2] < all_objects / 5
+    assert len(gc.get_objects()) > all_objects / 2

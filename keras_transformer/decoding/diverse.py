@@ -32,8 +32,8 @@ class DiverseBeamSearch(BeamSearch):
         prefix: (B, P) ids that the translations begin with, filled up with pad; None for none. Forced tokens cost nothing.
 
     Returns:
-        ids (B, N, L) int32 and scores (B, N) float32 as BeamSearch. No two translations of a sentence are equal: what several groups found
-        counts once, so that fewer than N may be found.
+        ids (B, N, L) int32 and scores (B, N) float32 as BeamSearch. No two translations of a sentence are equal: what several
+        groups found comes once, so that fewer than N may be found.
 
     Raises:
         ValueError: an argument is impossible.
