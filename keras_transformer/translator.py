@@ -269,6 +269,9 @@ class Translator:
         Returns:
             decoding.AttentionMaps.
 
+        Raises:
+            ValueError: the model's numbers are not finite.
+
         Example:
 
         >>> import keras_transformer as kt
