@@ -187,6 +187,18 @@ def test_a_search_over_another_model_is_refused():
         TRANSLATOR.hypotheses(TEXTS[:1], "greedy")
     with pytest.raises(ValueError, match="The search is over another model"):
         TRANSLATOR.hypotheses(TEXTS[:1], GreedySearch(make_translator().model))
+    with pytest.raises(ValueError, match="The search is over another model"):
+        TRANSLATOR.hypotheses(TEXTS[:1], GreedySearch(kt.decoding.Ensemble([make_translator().model])))
+
+
+def test_an_ensemble_translates_text():
+    def search():
+        return GreedySearch(kt.decoding.Ensemble([TRANSLATOR.model] * 2), max_length=4)
+
+    (expected,) = TRANSLATOR.translate(TEXTS[3:4], beam_size=1, max_length=4)
+    assert TRANSLATOR.hypotheses(TEXTS[3:4], search())[0][0].text == expected
+    of_ensemble = kt.Translator(search().model, TOKENIZER)
+    assert of_ensemble.hypotheses(TEXTS[3:4], search())[0][0].text == expected  # over another ensemble of the same
 
 
 def test_score_and_attention():
