@@ -121,8 +121,9 @@ class Translator:
 
         Args:
             texts: list (or other iterable) of str.
-            search: any of decoding's searches over this translator's model or an Ensemble with it, or a sampler of keras-nlp (decoding.sampler_search
-                says which); None for decoding.BeamSearch(model), under phrases for decoding.ConstrainedBeamSearch(model).
+            search: any of decoding's searches over this translator's model or an Ensemble with it, or a sampler of keras-nlp
+                (decoding.sampler_search says which); None for decoding.BeamSearch(model), under phrases for
+                decoding.ConstrainedBeamSearch(model).
             prefixes: list of str, what each translation must begin with; None for nothing. A prefix is cut into pieces on its
                 own, so it should end where a word does.
             batch_tokens: most source positions searched at a time, padding included, for one hypothesis a sentence.

@@ -49,7 +49,8 @@ class Search:
             raise ValueError(f"rules must be a decoding.Rules. Received: {rules!r}.")
         if max_length is not None and self.rules.min_length > max_length:
             raise ValueError(
-                f"max_length must not be less than the rules' min_length={self.rules.min_length}. Received: max_length={max_length}."
+                f"max_length must not be less than the rules' min_length={self.rules.min_length}. Received: "
+                f"max_length={max_length}."
             )
         if self.rules.coverage_penalty and not hasattr(model, "num_heads"):
             raise ValueError("coverage_penalty needs the attention of a single Transformer. Received an ensemble.")
