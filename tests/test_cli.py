@@ -320,16 +320,20 @@ def test_impossible_values(texts, tmp_path):
     assert "No backend is called 'theano'" in failure("translate", tmp_path, "--backend", "theano")
 
 
-def test_help_does_not_import_keras():
-    code = (
-        "import sys; sys.argv = ['keras-transformer', '--help']\n"
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [(["--help"], 0, "translate"), (["translate", "run", "--beam-size", "0"], 2, "0 is not in the range x>=1")],
+)
+def test_help_and_an_impossible_option_do_not_import_keras(arguments, code, words):
+    program = (
+        f"import sys; sys.argv = ['keras-transformer', *{arguments}]\n"
         "from keras_transformer.cli import main\n"
         "try: main()\n"
         "finally: print([name for name in ('keras', 'numpy', 'tensorflow', 'jax', 'torch') if name in sys.modules])"
     )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert child.returncode == 0
-    assert "translate" in child.stdout
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert child.returncode == code
+    assert words in child.stdout + child.stderr
     assert child.stdout.splitlines()[-1] == "[]"
 
 
