@@ -3,6 +3,7 @@
 Above the translator, under the command line.
 """
 
+import bisect
 import dataclasses
 import itertools
 import os
@@ -14,6 +15,9 @@ from keras_transformer.text.pair import source_tokenizer
 
 # Ends of sentences in the scripts of most languages; a full stop ends none without white space behind it.
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+_WORD_END = re.compile(r"\s+")
+
+LONGEST = 1024  # ids of a sentence, unless told otherwise: up to twice as many steps, each over all before it, hold up the others
 
 
 @dataclasses.dataclass
@@ -24,6 +28,7 @@ class Counts:
         lines: translated, blank ones among them.
         blank: given back blank.
         split: longer than allowed, translated sentence by sentence.
+        broken: of these, with a sentence that was too long itself and was split between words, or within one.
         cut_off: translations that reached the limit of tokens without an end.
         seconds: what it took.
     """
@@ -31,12 +36,15 @@ class Counts:
     lines: int = 0
     blank: int = 0
     split: int = 0
+    broken: int = 0
     cut_off: int = 0
     seconds: float = 0.0
 
     def __str__(self):
         parts = [f"{self.lines:,} lines, {self.lines / max(self.seconds, 1e-9):.1f} a second"]
         parts += [f"{n:,} {word}" for n, word in ((self.blank, "blank"), (self.split, "over-long and split")) if n]
+        if self.broken:
+            parts[-1] += f", {self.broken:,} of them within a sentence"
         if self.cut_off:
             parts.append(f"{self.cut_off:,} translations cut off at the limit of tokens")
         return "; ".join(parts)
@@ -48,7 +56,7 @@ def translate_lines(
     write,
     search=None,
     chunk_lines=1000,
-    longest=None,
+    longest=LONGEST,
     over_long="split",
     first=1,
     stride=1,
@@ -65,7 +73,8 @@ def translate_lines(
         search: as Translator.hypotheses; the first of its hypotheses are written.
         chunk_lines: lines at a time. Sentences are sorted by length within a chunk: large is fast, 1 answers at once.
         longest: most ids, eos included, that are translated as one sentence; None for any number.
-        over_long: "split": a longer line is translated sentence by sentence; "refuse": it is an error.
+        over_long: "split": a longer line is translated sentence by sentence, and a sentence that is too long itself in parts that
+            end at white space, or within a word if that is too long, too; "refuse": it is an error.
         first: number of the first line, for messages.
         stride: how far apart the lines' numbers are; more than 1 for a shard.
         include: iterable of lists of str, for each line the phrases that its translation must have; None for none.
@@ -76,8 +85,8 @@ def translate_lines(
         Counts so far, after each chunk.
 
     Raises:
-        ValueError: a line is longer than ``longest`` and not to be split, or has phrases, or one of its sentences is too long as
-            well, or its phrases cannot be met; the message has its number. Or the phrases end before the lines do.
+        ValueError: a line is longer than ``longest`` and not to be split, or has phrases, or its phrases cannot be met; the message
+            has its number. Or the phrases end before the lines do.
 
     Example:
 
@@ -102,10 +111,9 @@ def translate_lines(
     phrases = {name: iter(x) for name, x in (("include", include), ("avoid", avoid)) if x is not None}
     while chunk := list(itertools.islice(lines, chunk_lines)):
         numbers = range(first + stride * counts.lines, first + stride * (counts.lines + len(chunk)), stride)
-        parts = [
-            _parts(source_tokenizer(translator.tokenizer), line, longest, over_long, number)
-            for number, line in zip(numbers, chunk, strict=True)
-        ]
+        fits = _Fits(source_tokenizer(translator.tokenizer), longest)
+        divided = [_parts(line, fits, over_long, number) for number, line in zip(numbers, chunk, strict=True)]
+        parts = [of_line for of_line, _ in divided]
         of_chunk = {name: _phrases(name, rows, parts, numbers) for name, rows in phrases.items()}
         try:
             found = iter(translator.hypotheses([part for line in parts for part in line], search, **of_chunk))
@@ -121,6 +129,7 @@ def translate_lines(
         counts.lines += len(chunk)
         counts.blank += sum(not line.strip() for line in chunk)
         counts.split += sum(len(line) > 1 for line in parts)
+        counts.broken += sum(broken for _, broken in divided)
         counts.cut_off += sum(not one.ended for line in best for one in line)
         counts.seconds = time.perf_counter() - begin
         yield counts
@@ -149,30 +158,79 @@ def _phrases(name, rows, parts, numbers):
     return [row for row, of_line in zip(found, parts, strict=True) for _ in of_line]
 
 
-def _parts(tokenizer, line, longest, over_long, number):
-    """The line, or, where it is over-long, its sentences, as many as fit taken together."""
+class _Fits:
+    """Whether a text has no more ids than allowed, eos included."""
 
-    def length(text):
-        return len(tokenizer.encode(text)) + 1
+    def __init__(self, tokenizer, longest):
+        self.longest = longest
+        self._tokenizer = tokenizer
 
-    if longest is None or length(line) <= longest:
-        return [line]
-    ends = [match.end() for match in _SENTENCE_END.finditer(line)] if over_long == "split" else []
-    parts, first, begin = [], 0, 0  # the last part begins at ``first``, the sentence at ``begin``
-    for end in [*ends, len(line)]:
-        sentence, together = line[begin:end].strip(), line[first:end].strip()
-        if length(sentence) > longest:
-            raise ValueError(
-                f"Line {number} has a sentence of {length(sentence)} ids, and {longest} are allowed: {sentence[:60]!r}. "
-                "Allow more, or cut the line where its sense allows."
-            )
-        if parts and length(together) <= longest:
+    def length(self, text):
+        return len(self._tokenizer.encode(text)) + 1
+
+    def __call__(self, text):
+        return self.longest is None or self.length(text) <= self.longest
+
+
+def _parts(line, fits, over_long, number):
+    """The line, or, where it is over-long, its sentences, as many as fit taken together; and whether one of them was broken."""
+    if fits(line):
+        return [line], False
+    if over_long == "refuse":
+        raise ValueError(
+            f"Line {number} has {fits.length(line)} ids, and {fits.longest} are allowed: {line.strip()[:60]!r}. Allow more, cut "
+            "the line where its sense allows, or let it be split."
+        )
+    ends, begin, broken = [], 0, False
+    for end in [*(match.end() for match in _SENTENCE_END.finditer(line)), len(line)]:
+        if not fits(line[begin:end].strip()):
+            ends += _breaks(line, begin, end, fits, number)
+            broken = True
+        ends.append(end)
+        begin = end
+    parts, first, begin = [], 0, 0  # the last part begins at ``first``, the next at ``begin``
+    for end in ends:
+        together = line[first:end].strip()
+        if parts and fits(together):
             parts[-1] = together
         else:
-            parts.append(sentence)
+            parts.append(line[begin:end].strip())
             first = begin
         begin = end
-    return parts
+    return [part for part in parts if part], broken
+
+
+def _breaks(text, begin, end, fits, number):
+    """Where text[begin:end] is broken into parts that fit: behind white space, or within a word that does not fit by itself."""
+    words = [match.end() for match in _WORD_END.finditer(text, begin, end)]
+    words = [place for place in words if place < end] + [end]
+    breaks = []
+    while begin < end:
+        next_word = bisect.bisect_right(words, begin)
+        count = _most(len(words) - next_word, lambda n: fits(text[begin : words[next_word + n - 1]].strip()))  # noqa: B023
+        if count:
+            begin = words[next_word + count - 1]
+        elif count := _most(words[next_word] - begin, lambda n: fits(text[begin : begin + n])):  # noqa: B023
+            begin += count
+        else:
+            raise ValueError(
+                f"Line {number} has the letter {text[begin]!r} of {fits.length(text[begin])} ids, and {fits.longest} are allowed. "
+                "Allow more."
+            )
+        breaks.append(begin)
+    return breaks[:-1]
+
+
+def _most(highest, fits):
+    """The largest count up to ``highest`` that fits, or 0; it looks at none of more than twice as many."""
+    low, high = 0, 1  # what fits; what does not or is not known to
+    while high <= highest and fits(high):
+        low, high = high, 2 * high
+    high = min(high, highest + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def shard(lines, number, count):

@@ -16,6 +16,7 @@ from keras_transformer.artifacts import (
     write_manifest,
 )
 from keras_transformer.decoding.constrained import ConstrainedBeamSearch
+from keras_transformer.decoding.ensemble import Ensemble
 from keras_transformer.decoding.errors import RowError, check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
 from keras_transformer.decoding.precision import at_precision
@@ -120,8 +121,9 @@ class Translator:
 
         Args:
             texts: list (or other iterable) of str.
-            search: any of decoding's searches over this translator's model, or a sampler of keras-nlp (decoding.sampler_search
-                says which); None for decoding.BeamSearch(model), under phrases for decoding.ConstrainedBeamSearch(model).
+            search: any of decoding's searches over this translator's model or an Ensemble with it, or a sampler of keras-nlp
+                (decoding.sampler_search says which); None for decoding.BeamSearch(model), under phrases for
+                decoding.ConstrainedBeamSearch(model).
             prefixes: list of str, what each translation must begin with; None for nothing. A prefix is cut into pieces on its
                 own, so it should end where a word does.
             batch_tokens: most source positions searched at a time, padding included, for one hypothesis a sentence.
@@ -162,9 +164,10 @@ class Translator:
                 "search must be one of decoding's, over this translator's model, or a sampler of keras-nlp. Received: "
                 f"{search!r}."
             )
-        if search.model is not self.model:
+        if not any(one is other for one in _models(search.model) for other in _models(self.model)):
             raise ValueError(
-                "The search is over another model. Make it with this translator's: search(translator.model)."
+                "The search is over another model. Make it with this translator's, search(translator.model), or with an Ensemble "
+                "that has it."
             )
         texts = _checked(texts)
         prefixes = None if prefixes is None else list(prefixes)
@@ -268,6 +271,9 @@ class Translator:
 
         Returns:
             decoding.AttentionMaps.
+
+        Raises:
+            ValueError: the model's numbers are not finite.
 
         Example:
 
@@ -401,6 +407,10 @@ def _checked(texts):
     if strange:
         raise ValueError(f"translate takes a list of str. Received: {strange[0]!r}; turn it into text first.")
     return texts
+
+
+def _models(model):
+    return model.models if isinstance(model, Ensemble) else [model]
 
 
 def _batches(sources, batch_tokens):

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import keras_transformer as kt
+from keras_transformer import file_translation
 from keras_transformer.callbacks import LearningRate, read_curves
 from keras_transformer.checkpoints import average_checkpoints, latest_checkpoint, list_checkpoints
 from keras_transformer.cli import main
@@ -177,9 +178,13 @@ def test_what_is_cut_off_or_split_is_counted(run):
     cut_off = sum(not found[0].ended for found in translator.hypotheses(["a dog runs", "the cat sleeps"], search))
     assert cut_off and "3 lines" in result.stderr
     assert f"1 blank; {cut_off} translations cut off at the limit of tokens" in result.stderr
-    assert "Line 1 has a sentence of" in failure(
-        "translate", run, "--longest", "3", "--over-long", "refuse", input="the cat sleeps on the mat\n"
-    )
+    arguments = ["translate", run, "--longest", "3", "--over-long", "refuse"]
+    refused = failure(*arguments, "--output", run / "refused", input="the cat sleeps on the mat\n")
+    assert "Line 1 has " in refused and not (run / "refused").exists()
+    assert CliRunner().invoke(main, ["translate", str(run), "--output", str(run / "none")], input="").exit_code == 0
+    assert (run / "none").read_bytes() == b""
+    (longest,) = (parameter for parameter in main.commands["translate"].params if parameter.name == "longest")
+    assert longest.default == file_translation.LONGEST  # which imports Keras, and --help does not
 
 
 def test_score(run, tmp_path):
@@ -315,16 +320,20 @@ def test_impossible_values(texts, tmp_path):
     assert "No backend is called 'theano'" in failure("translate", tmp_path, "--backend", "theano")
 
 
-def test_help_does_not_import_keras():
-    code = (
-        "import sys; sys.argv = ['keras-transformer', '--help']\n"
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [(["--help"], 0, "translate"), (["translate", "run", "--beam-size", "0"], 2, "0 is not in the range x>=1")],
+)
+def test_help_and_an_impossible_option_do_not_import_keras(arguments, code, words):
+    program = (
+        f"import sys; sys.argv = ['keras-transformer', *{arguments}]\n"
         "from keras_transformer.cli import main\n"
         "try: main()\n"
         "finally: print([name for name in ('keras', 'numpy', 'tensorflow', 'jax', 'torch') if name in sys.modules])"
     )
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert child.returncode == 0
-    assert "translate" in child.stdout
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert child.returncode == code
+    assert words in child.stdout + child.stderr
     assert child.stdout.splitlines()[-1] == "[]"
 
 

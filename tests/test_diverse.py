@@ -38,7 +38,8 @@ def plain_diverse_beam_search(model, source, width, groups, diversity, length_pe
             done[group] = len(finished[group]) == width
         if all(done):
             break
-    return sorted((one for group in finished for one in group), key=lambda one: -one[0])
+    found = sorted((one for group in finished for one in group), key=lambda one: -one[0])
+    return [one for place, one in enumerate(found) if one[1] not in [tokens for _, tokens in found[:place]]]
 
 
 @pytest.mark.parametrize(("groups", "diversity"), [(2, 1.0), (3, 20.0)])
@@ -65,8 +66,16 @@ def test_groups_begin_differently_when_repeating_is_dear():
     for diversity in (0.0, 100.0):
         ids, scores = DiverseBeamSearch(MODEL, 4, 4, diversity, max_length=3)(SOURCE)
         assert (np.diff(scores, axis=1) <= 0).all()
-        found.append([len(set(row[:, 0].tolist())) for row in ids])
+        found.append([len(set(row[:, 0].tolist()) - {PAD}) for row in ids])
     assert found[0] == [1, 1, 1] and found[1] == [4, 4, 4]
+
+
+def test_what_several_groups_find_comes_once():
+    ids, scores = DiverseBeamSearch(MODEL, 6, 3, 0.0, max_length=3, n_best=5)(SOURCE)  # three times the same two
+    expected_ids, expected_scores = BeamSearch(MODEL, 2, max_length=3)(SOURCE)
+    np.testing.assert_array_equal(ids[:, :2], expected_ids)
+    np.testing.assert_allclose(scores[:, :2], expected_scores, rtol=1e-6)
+    assert (scores[:, 2:] == -1e9).all() and (ids[:, 2:] == PAD).all()
 
 
 def test_one_group_is_beam_search():

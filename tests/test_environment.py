@@ -46,7 +46,6 @@ def test_command_line_and_doctor_follow_that_rule(monkeypatch, tmp_path):
     (tmp_path / "keras.json").write_text(f'{{"backend": "{installed_backends()[-1]}"}}')
     code = (
         "import os, click; from keras_transformer import cli, doctor; from keras_transformer.cli import options\n"
-        "options._start_keras = lambda: None\n"
         "print(options._use_backend(click.Context(cli.main), None, None), *doctor._choice())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}

@@ -2,7 +2,7 @@ import pytest
 from test_translator import TEXTS, TOKENIZER, TRANSLATOR
 
 import keras_transformer as kt
-from keras_transformer.file_translation import Counts, _parts, complete_lines, shard, skip_lines, translate_lines
+from keras_transformer.file_translation import Counts, _Fits, _parts, complete_lines, shard, skip_lines, translate_lines
 
 SEARCH = kt.decoding.GreedySearch(TRANSLATOR.model, max_length=5)
 
@@ -48,13 +48,9 @@ def test_over_long_lines_are_split_at_sentence_ends():
     assert written[0] == " ".join(best(sentences)) and counts.split == 1 and counts.lines == 2
     whole, counts = translate([line], longest=1000)
     assert whole == best([line]) and counts.split == 0
-    with pytest.raises(ValueError, match=r"Line 7 has a sentence of \d+ ids, and"):
+    with pytest.raises(ValueError, match=rf"Line 7 has \d+ ids, and {longest} are allowed"):
         translate([sentences[2], line], longest=longest, over_long="refuse", first=6)
-    with pytest.raises(ValueError, match="Line 1 has a sentence of"):
-        translate(["a dog runs and two cats see"], longest=4)
-    with pytest.raises(
-        ValueError, match="Line 14 has a sentence of"
-    ):  # the third of every fourth line from the sixth on
+    with pytest.raises(ValueError, match=r"Line 14 has \d+ ids"):  # the third of every fourth line from the sixth on
         translate([sentences[2], "", line], longest=longest, over_long="refuse", first=6, stride=4)
 
 
@@ -62,9 +58,28 @@ def test_sentences_are_taken_together_as_they_stand():
     """No white space where there was none; what separates sentences stays within a part."""
     text = "a dog。two cats！a tree. a field"
     length = len(TOKENIZER.encode("a dog。two cats！")) + 1
-    parts = _parts(TOKENIZER, text, length, "split", 1)
+    parts, broken = _parts(text, _Fits(TOKENIZER, length), "split", 1)
+    assert not broken
     assert parts[0] == "a dog。two cats！" and " ".join(parts) == "a dog。two cats！ a tree. a field"
-    assert _parts(TOKENIZER, "a dog.  a cat. ", 1000, "split", 1) == ["a dog.  a cat. "]
+    assert _parts("a dog.  a cat. ", _Fits(TOKENIZER, 1000), "split", 1) == (["a dog.  a cat. "], False)
+
+
+def test_what_has_no_sentence_end_is_split_between_words_and_holds_nobody_up():
+    """The other lines are translated, every word once, and it is counted; by default, too."""
+    words = "a dog runs and two cats see " * 200
+    written, counts = translate([TEXTS[3], words, "z" * 3000, "a dog."])
+    assert [written[0], written[3]] == best([TEXTS[3], "a dog."])
+    assert (counts.lines, counts.split, counts.broken) == (4, 2, 2)
+    assert "2 over-long and split, 2 of them within a sentence" in str(counts)
+    for longest in (6, 9, 40):
+        fits = _Fits(TOKENIZER, longest)
+        parts, broken = _parts("a dog. " + words, fits, "split", 1)
+        assert broken and all(map(fits, parts)) and " ".join(parts) == "a dog. " + words.strip()
+        assert len(parts) < 2 * fits.length(words) / longest + 2
+        parts, broken = _parts("two " + "z" * 300 + " cats", fits, "split", 1)
+        assert broken and all(map(fits, parts)) and "".join(parts).replace(" ", "") == "two" + "z" * 300 + "cats"
+    with pytest.raises(ValueError, match=r"Line 3 has the letter '語' of \d ids, and 2 are allowed"):
+        _parts("語", _Fits(TOKENIZER, 2), "split", 3)
 
 
 def test_phrases_belong_to_lines():
@@ -96,7 +111,8 @@ def test_several_translations_of_a_line():
     for _ in translate_lines(TRANSLATOR, [TEXTS[2], ""], written.extend, search, n_best=3):
         pass
     found = TRANSLATOR.hypotheses([TEXTS[2]], search)[0]
-    assert written == ["\t".join(one.text for one in found[:3]), "\t\t"]
+    texts = [one.text for one in found[:3]]
+    assert written == ["\t".join(texts) + "\t" * (3 - len(texts)), "\t\t"]
 
 
 def test_shards_are_the_whole():

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_transformer.decoding import minimum_bayes_risk
+from keras_transformer.decoding import Hypothesis, minimum_bayes_risk
 
 
 def test_the_one_the_others_agree_with():
@@ -24,3 +24,13 @@ def test_impossible_arguments():
         minimum_bayes_risk([])
     with pytest.raises(ValueError, match='utility must be "chrf"'):
         minimum_bayes_risk(["a"], "comet")
+    with pytest.raises(ValueError, match="must be a str or a Hypothesis. Received: 3"):
+        minimum_bayes_risk(["a", 3])
+    for value in (float("nan"), None):
+        with pytest.raises(ValueError, match=f"must give a finite number. Received: {value} for 'a' against 'b'"):
+            minimum_bayes_risk(["a", "b"], lambda one, other: value)  # noqa: B023
+
+
+def test_hypotheses_are_compared_by_their_texts():
+    texts = ["zwei Katzen", "ein Hund rennt", "ein Hund"]
+    assert minimum_bayes_risk([Hypothesis(text, -1.0, [5, 3], True) for text in texts]) == minimum_bayes_risk(texts) > 0

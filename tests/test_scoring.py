@@ -40,5 +40,7 @@ def test_maps_of_all_layers_and_heads(norm):
 def test_weights_that_are_not_finite_raise():
     model = tiny_model()
     model.set_weights([w * np.nan for w in model.get_weights()])
+    with pytest.raises(ValueError, match="logits are not finite"):
+        ForcedDecoding(model).maps(SOURCE[:1], LABELS[:1])
     with pytest.raises(ValueError, match="not finite for source rows"):
         ForcedDecoding(model)(SOURCE, LABELS)

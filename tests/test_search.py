@@ -572,6 +572,7 @@ def test_weights_that_change_after_compilation_are_used():
         ({"beam_size": 0}, "beam_size must be an integer from 1"),
         ({"beam_size": 8}, "beam_size must not be larger than the vocabulary of 7"),
         ({"beam_size": 2, "n_best": 3}, "n_best must not be larger than beam_size=2"),
+        ({"max_length": 5, "rules": Rules(min_length=6)}, "max_length must not be less than the rules' min_length=6"),
     ],
 )
 def test_impossible_arguments(arguments, message):

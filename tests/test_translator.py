@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import subprocess
@@ -186,6 +187,18 @@ def test_a_search_over_another_model_is_refused():
         TRANSLATOR.hypotheses(TEXTS[:1], "greedy")
     with pytest.raises(ValueError, match="The search is over another model"):
         TRANSLATOR.hypotheses(TEXTS[:1], GreedySearch(make_translator().model))
+    with pytest.raises(ValueError, match="The search is over another model"):
+        TRANSLATOR.hypotheses(TEXTS[:1], GreedySearch(kt.decoding.Ensemble([make_translator().model])))
+
+
+def test_an_ensemble_translates_text():
+    def search():
+        return GreedySearch(kt.decoding.Ensemble([TRANSLATOR.model] * 2), max_length=4)
+
+    (expected,) = TRANSLATOR.translate(TEXTS[3:4], beam_size=1, max_length=4)
+    assert TRANSLATOR.hypotheses(TEXTS[3:4], search())[0][0].text == expected
+    of_ensemble = kt.Translator(search().model, TOKENIZER)
+    assert of_ensemble.hypotheses(TEXTS[3:4], search())[0][0].text == expected  # over another ensemble of the same
 
 
 def test_score_and_attention():
@@ -345,3 +358,19 @@ def test_lower_precision_is_near(tmp_path, precision):
     assert isinstance(loaded.translate(TEXTS[3:4], beam_size=1, max_length=3)[0], str)
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, int8. Received: 'int4'"):
         kt.Translator.load(tmp_path / "translator", "int4")
+
+
+def test_int8_does_not_search_all_objects_for_garbage_at_each_projection():
+    searched, all_objects = [], len(gc.get_objects())
+
+    def count(phase, info):
+        if phase == "start" and info["generation"] == 2:
+            searched.append(len(gc.get_objects()))
+
+    gc.callbacks.append(count)
+    try:
+        kt.decoding.at_precision(TRANSLATOR.model, "int8")
+    finally:
+        gc.callbacks.remove(count)
+    assert searched and sorted(searched)[len(searched) // 2] < all_objects / 5
+    assert len(gc.get_objects()) > all_objects / 2

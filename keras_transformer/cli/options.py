@@ -1,7 +1,9 @@
 """Options that several commands share, and what they do."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,16 +23,10 @@ def _use_backend(context: click.Context, parameter: click.Parameter, name: str |
     os.environ["KERAS_BACKEND"] = name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     keep_compiled()
-    _start_keras()
-    if "keras" in sys.modules and (used := sys.modules["keras"].backend.backend()) != name:
-        raise click.ClickException(
-            f"Keras has already started with another backend. Received: --backend {name}. It uses: {used}. "
-            f"Set KERAS_BACKEND={name} instead."
-        )
     return name
 
 
-def _start_keras() -> None:
+def _start_keras(name: str) -> None:
     """Imports Keras and lets the backend find its devices, without what TensorFlow's C++ parts say of missing GPUs meanwhile."""
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -44,15 +40,30 @@ def _start_keras() -> None:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
+    if (used := keras.backend.backend()) != name:
+        raise click.ClickException(
+            f"Keras has already started with another backend. Received: --backend {name}. It uses: {used}. "
+            f"Set KERAS_BACKEND={name} instead."
+        )
 
 
-backend_option = click.option(
-    "--backend",
-    metavar="|".join(BACKENDS),
-    callback=_use_backend,
-    is_eager=True,
-    help="Sets KERAS_BACKEND; else that variable, Keras's own settings file, or the first installed.",
-)
+def backend_option(command: Callable) -> Callable:
+    """Decorates a command with ``--backend``. Keras starts when all its options have been read: to refuse one takes no import."""
+
+    @functools.wraps(command)
+    def started(*arguments, backend, **options):
+        _start_keras(backend)
+        return command(*arguments, backend=backend, **options)
+
+    option = click.option(
+        "--backend",
+        metavar="|".join(BACKENDS),
+        callback=_use_backend,
+        is_eager=True,
+        help="Sets KERAS_BACKEND; else that variable, Keras's own settings file, or the first installed.",
+    )
+    return option(started)
+
 
 beam_size_option = click.option("--beam-size", type=click.IntRange(1), default=4, help="1 is greedy search.")
 length_penalty_option = click.option(

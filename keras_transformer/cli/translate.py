@@ -47,9 +47,17 @@ from keras_transformer.cli.options import (
 )
 @precision_option
 @click.option("--chunk", type=click.IntRange(1), default=1000, help="Lines at a time; 1 answers each at once.")
-@click.option("--longest", type=click.IntRange(2), help="Most ids of a source; what is longer counts as over-long.")
 @click.option(
-    "--over-long", type=click.Choice(["split", "refuse"]), default="split", help="Split at sentence ends, or fail."
+    "--longest",
+    type=click.IntRange(2),
+    default=1024,
+    help="Most ids of a source, eos among them; what is longer counts as over-long.",
+)
+@click.option(
+    "--over-long",
+    type=click.Choice(["split", "refuse"]),
+    default="split",
+    help="Split at sentence ends, a sentence too long itself between words; or fail.",
 )
 @click.option("--resume", is_flag=True, help="Go on behind the lines that --output already has.")
 @click.option(
@@ -173,14 +181,21 @@ def _shard(text):
 
 @contextlib.contextmanager
 def _writer(output, resume):
-    """A context that gives a function which writes translations, each on a line, and leaves none of them in a buffer."""
-    with contextlib.nullcontext(sys.stdout.buffer) if output == "-" else open(output, "ab" if resume else "wb") as file:
+    """A context that gives a function which writes translations, each on a line, and leaves none of them in a buffer.
+
+    The file is opened with the first of them: what fails before leaves none, and an older one as it is.
+    """
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout.buffer if output == "-" else None
 
         def write(translations):
+            nonlocal file
+            file = file or stack.enter_context(open(output, "ab" if resume else "wb"))
             file.write("".join(translation + "\n" for translation in translations).encode("utf-8"))
             file.flush()
 
         yield write
+        write([])  # of a text without lines
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from keras import ops
 from keras_transformer.backend import top_k
 from keras_transformer.decoding.errors import check_integer, check_number
 from keras_transformer.decoding.rules import IMPOSSIBLE
-from keras_transformer.decoding.search import BeamSearch, best_extensions
+from keras_transformer.decoding.search import BeamSearch, best_extensions, children
 
 
 class DiverseBeamSearch(BeamSearch):
@@ -17,13 +17,13 @@ class DiverseBeamSearch(BeamSearch):
     To a group, a token costs ``diversity`` for each time that the groups before it have taken it at the same step, which counts
     when extensions are chosen and not in the scores. A group takes its W / G best extensions, those that end among them; one
     that is done takes none. Otherwise a group is a beam search of its own, which is done when W / G of its hypotheses have
-    finished or its limit is reached. What all groups have finished is ranked together.
+    finished or its limit is reached. What all groups have finished is ranked together, equal translations once.
 
     Args:
         model: a Transformer.
         beam_size: W, of all groups together.
         groups: G, a divisor of W.
-        diversity: what a repeated token costs, in log-probability; the paper's lambda. 0 gives G times the same.
+        diversity: what a repeated token costs, in log-probability; the paper's lambda. at 0 all groups find the same.
         length_penalty, max_length, normalization, rules: as BeamSearch.
         n_best: how many translations a sentence gets, N; None for W.
 
@@ -32,7 +32,8 @@ class DiverseBeamSearch(BeamSearch):
         prefix: (B, P) ids that the translations begin with, filled up with pad; None for none. Forced tokens cost nothing.
 
     Returns:
-        ids (B, N, L) int32 and scores (B, N) float32 as BeamSearch; equal translations of several groups stay.
+        ids (B, N, L) int32 and scores (B, N) float32 as BeamSearch. No two translations of a sentence are equal: what several
+        groups found comes once, so that fewer than N may be found.
 
     Raises:
         ValueError: an argument is impossible.
@@ -119,6 +120,12 @@ class DiverseBeamSearch(BeamSearch):
         broken = ops.any(ops.reshape(state["broken"], (-1, self.groups)), axis=1)
         scores = ops.reshape(state["finished_scores"], (-1, self.beam_size))
         ids = ops.reshape(state["finished_ids"], (-1, self.beam_size, ops.shape(state["finished_ids"])[2]))
-        scores, order = top_k(scores, self.n_best)
-        ids = ops.take_along_axis(ids, order[:, :, None], axis=1)
+        scores, order = top_k(scores, self.beam_size)
+        ids = children(ids, order)
+        places = ops.arange(self.beam_size, dtype="int32")
+        alike = ops.all(ids[:, :, None] == ids[:, None], axis=3)  # (B, W, W)
+        again = ops.any(ops.logical_and(alike, places < places[:, None]), axis=2)  # a better group has it
+        ids = ops.where(again[:, :, None], self.model.pad_id, ids)
+        scores, order = top_k(ops.where(again, IMPOSSIBLE, scores), self.n_best)
+        ids = children(ids, order)
         return ids, ops.where(broken[:, None], float("nan"), scores)

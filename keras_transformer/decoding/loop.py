@@ -47,6 +47,11 @@ class Search:
         self.rules = Rules() if rules is None else rules
         if not isinstance(self.rules, Rules):
             raise ValueError(f"rules must be a decoding.Rules. Received: {rules!r}.")
+        if max_length is not None and self.rules.min_length > max_length:
+            raise ValueError(
+                f"max_length must not be less than the rules' min_length={self.rules.min_length}. Received: "
+                f"max_length={max_length}."
+            )
         if self.rules.coverage_penalty and not hasattr(model, "num_heads"):
             raise ValueError("coverage_penalty needs the attention of a single Transformer. Received an ensemble.")
         for phrase in self.rules.banned:

@@ -94,9 +94,14 @@ class ForcedDecoding:
         return log_probabilities, ops.mean(scores["cross"][-1], axis=1)
 
     def maps(self, source, labels):
-        """Attention weights of all layers: {"encoder": (layers, B, H, S, S), "decoder": ..., "cross": ...} as NumPy arrays."""
+        """Attention weights of all layers: {"encoder": (layers, B, H, S, S), "decoder": ..., "cross": ...} as NumPy arrays.
+
+        Raises as a call does.
+        """
         source, target, _ = self._tensors(source, labels)
-        _, scores = self._maps(source, target)
+        logits, scores = self._maps(source, target)
+        total = ops.logsumexp(logits, axis=-1)
+        check_finite(ops.convert_to_numpy(total - total))  # NaN of what is NaN or infinite
         return {name: np.stack([ops.convert_to_numpy(x) for x in layers]) for name, layers in scores.items()}
 
     def _tensors(self, source, labels):
