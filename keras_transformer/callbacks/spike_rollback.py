@@ -17,8 +17,8 @@ class SpikeRollback(keras.callbacks.Callback):
     that, the newest checkpoint older than the batches looked at is loaded, and training goes on with the next batch. Data are not
     gone back in: the batches between that checkpoint and the spike are skipped. Needs Checkpoints before this, best with ``steps``
     (without, the last checkpoint is as old as its ``minutes`` or the epoch), and a model that counts its loss in a metric
-    ``loss``, as kt.Transformer and every compiled model do. A training that is resumed begins with no means: until there are ``window``
-    again it sees no spike, so that it may differ from one that never stopped.
+    ``loss``, as kt.Transformer and every compiled model do. A training that is resumed begins with no means: until there are
+    ``window`` again it sees no spike, so that it may differ from one that never stopped.
 
     Args:
         checkpoints: the Checkpoints of the same ``fit``.
