@@ -15,7 +15,6 @@ import os
 import re
 import weakref
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -177,14 +176,11 @@ def _is_count(value):
 
 def damaged_shards(folder, manifest):
     """Names of the shards that are missing or not, byte for byte, what was written; reads all of them."""
+    return [about["file"] for about in manifest["shards"] if not _is_whole(Path(folder, about["file"]), about)]
 
-    def is_whole(about):
-        path = Path(folder, about["file"])
-        return path.is_file() and path.stat().st_size == about["bytes"] and _crc32(path) == about["crc32"]
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # reading and zlib let go of the interpreter
-        whole = threads.map(is_whole, manifest["shards"])
-        return [about["file"] for about, is_one in zip(manifest["shards"], whole, strict=True) if not is_one]
+def _is_whole(path, about):
+    return path.is_file() and path.stat().st_size == about["bytes"] and _crc32(path) == about["crc32"]
 
 
 class Store:
