@@ -119,6 +119,9 @@ def test_a_body_is_json_whatever_its_content_type(client):
         headers = {} if kind is None else {"Content-Type": kind}
         reply = client.post("/v1/translate", content=body, headers=headers)
         assert reply.json()["translations"][0]["text"] == backwards("two cats"), (kind, reply.text)
+    cross = {"Content-Type": "text/plain", "Sec-Fetch-Site": "cross-site"}
+    refused(client.post("/v1/translate", content=body, headers=cross), 403, "A page of another site")
+    assert client.get("/", headers=cross).status_code == 200  # a link
     refused(client.post("/v1/translate", content=b'{"texts": [}'), 422, "no JSON from character 11 on: Expecting value")
     refused(
         client.post("/v1/translate", content=b'"\xff"'), 400, "cannot be read as JSON: 'utf-8' codec can't decode byte"

@@ -46,6 +46,7 @@ _FAILURES = {
     for status, text in {
         400: "The request contradicts itself.",
         401: "The key is missing or wrong.",
+        403: "A browser asks for a page of another site.",
         413: "The body is too large.",
         422: "The body is not as described, or a text is too long.",
         429: "Too much is in progress.",

@@ -104,6 +104,9 @@ class Gate:
         headers = dict(scope["headers"])
         if self.is_draining():
             raise Refused(503, "The server is stopping. Ask another, or try again.")
+        # Since any body is read as JSON, a browser does not ask before it sends one from elsewhere.
+        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") == b"cross-site":
+            raise Refused(403, "A page of another site may not have this server translate.")
         if self.settings.api_key is not None and scope["path"] != "/":
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, f"Bearer {self.settings.api_key}".encode()):
