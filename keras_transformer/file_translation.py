@@ -28,17 +28,17 @@ class Counts:
         lines: translated, blank ones among them.
         blank: given back blank.
         split: longer than allowed, translated sentence by sentence.
-        broken: of these, with a sentence that was too long itself and was split between words, or within one.
         cut_off: translations that reached the limit of tokens without an end.
         seconds: what it took.
+        broken: of those split, with a sentence that was too long itself and was split between words, or within one.
     """
 
     lines: int = 0
     blank: int = 0
     split: int = 0
-    broken: int = 0
     cut_off: int = 0
     seconds: float = 0.0
+    broken: int = 0
 
     def __str__(self):
         parts = [f"{self.lines:,} lines, {self.lines / max(self.seconds, 1e-9):.1f} a second"]
