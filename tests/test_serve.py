@@ -286,6 +286,7 @@ def test_the_docs_name_options_that_exist():
     assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 300
     assert {word for word in arguments if word.startswith("--")} <= known
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    text = re.sub(r"^## Load$.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)  # there a benchmark's are told
     assert set(re.findall(r"`(--[\w-]+)", text)) <= known
     for row in re.findall(r"^\| [\d, A-Z].*\| (--[^|]+) \|$", text, re.MULTILINE):
         assert set(row.split(", ")) <= known
