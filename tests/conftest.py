@@ -107,6 +107,7 @@ _LONG_TO_COMPILE = {
     "test_a_narrow_beam_meets_them_all_the_same",
     "test_a_run_with_separate_vocabularies",
     "test_an_adapter_whose_weights_are_new_has_gradients",
+    "test_an_ensemble_translates_text",
     "test_an_ensemble_with_a_draft",
     "test_an_id_that_is_forbidden_hides_nothing",
     "test_attention_that_fixed_its_scale_when_it_was_made",
@@ -151,6 +152,7 @@ _LONG_TO_COMPILE = {
     "test_under_mixed_precision",
     "test_what_a_model_raises_is_not_checked",
     "test_what_is_added_to_the_loss_is_reported_and_trained",
+    "test_what_several_groups_find_comes_once",
     "test_without_phrases_it_is_beam_search",
 }
 

@@ -66,6 +66,7 @@ def test_groups_begin_differently_when_repeating_is_dear():
     for diversity in (0.0, 100.0):
         ids, scores = DiverseBeamSearch(MODEL, 4, 4, diversity, max_length=3)(SOURCE)
         assert (np.diff(scores, axis=1) <= 0).all()
+        assert (scores[:, 1:] > -1e8).all() == (diversity > 0)  # what all groups find comes once
         found.append([len(set(row[:, 0].tolist()) - {PAD}) for row in ids])
     assert found[0] == [1, 1, 1] and found[1] == [4, 4, 4]
 
