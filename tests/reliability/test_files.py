@@ -495,7 +495,7 @@ def test_memory_that_is_taken_and_given_back_is_seen():
     grown = []
     with most_memory(grown):
         bytearray(300 * 2**20)
-    assert 290 < grown[0] < 400
+    assert 200 < grown[0] < 400  # what earlier tests took may be given back meanwhile: 43 MB once
 
 
 def test_a_hostile_file_is_told_with_its_reason(tmp_path, model):
