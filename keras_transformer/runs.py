@@ -192,12 +192,8 @@ class Run:
             dtype=settings.dtype,
             **sizes,
         )
-        self.model.compile()
+        self.model.compile(auto_scale_loss=False)  # of mixed_float16: compile below puts it around all the others
         optimizer = self.model.optimizer
-        if isinstance(
-            optimizer, keras.optimizers.LossScaleOptimizer
-        ):  # of mixed_float16: compile puts it around all the others
-            optimizer = optimizer.inner_optimizer
         if settings.accumulate > 1:
             optimizer = AccumulateGradients(optimizer, settings.accumulate)
         self.model.compile(SkipNonFinite(optimizer))
@@ -210,7 +206,8 @@ class Run:
             with FolderLock(self.folder):
                 self._is_begun()  # by now perhaps, by another process with other settings
                 write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
-                settings.write(self.folder / SETTINGS_FILE)
+                # The global policy is each process's own: what this run has must stand in its record.
+                dataclasses.replace(settings, dtype=filled["dtype"]).write(self.folder / SETTINGS_FILE)
 
     def _is_begun(self):
         """Whether the folder holds a run, which then must be one with these settings."""

@@ -187,6 +187,18 @@ def test_nought_is_not_the_presets_value(settings, tmp_path, name):
         Run(tmp_path / "run", dataclasses.replace(settings, **{name: 0}))
 
 
+def test_the_global_policy_is_recorded(settings, tmp_path):
+    """Else a run begun under one would go on under another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        Run(tmp_path / "run", settings)
+    finally:
+        keras.config.set_dtype_policy(before)
+    with pytest.raises(ValueError, match=r"dtype='mixed_bfloat16'. Received: dtype='float32'"):
+        Run(tmp_path / "run", settings)
+
+
 def test_settings_that_cannot_be():
     with pytest.raises(ValueError, match="No preset is called"):
         Settings("a", "b", preset="huge")
