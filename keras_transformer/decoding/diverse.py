@@ -23,7 +23,7 @@ class DiverseBeamSearch(BeamSearch):
         model: a Transformer.
         beam_size: W, of all groups together.
         groups: G, a divisor of W.
-        diversity: what a repeated token costs, in log-probability; the paper's lambda. at 0 all groups find the same.
+        diversity: what a repeated token costs, in log-probability; the paper's lambda; at 0 all groups find the same.
         length_penalty, max_length, normalization, rules: as BeamSearch.
         n_best: how many translations a sentence gets, N; None for W.
 
