@@ -4,7 +4,8 @@ import keras
 import pytest
 from exported_models import TOKENIZER
 
-pytest.importorskip("pydantic")
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
 from keras_transformer.serving.gate import Refused
 from keras_transformer.serving.predict import as_arrays, checked_ids, rows_of
 from keras_transformer.serving.schema import PredictRequest
