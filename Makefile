@@ -106,7 +106,8 @@ bench-fit: .venv-bench/ready
 	$(BENCH)/fit.py --json build/fit.json
 
 bench-decode: .venv-bench/ready
-	for part in beam greedy length; do $(BENCH)/decode.py --parts $$part --json build/decode-$$part.json || exit 1; done
+	for part in beam greedy; do $(BENCH)/decode.py --parts $$part --json build/decode-$$part.json || exit 1; done
+	$(BENCH)/decode.py --parts length --only ours --only CTranslate2 --json build/decode-length.json
 
 # 10 million pairs: about 4 GB on disk, of which nothing stays.
 bench-data: .venv-bench/ready

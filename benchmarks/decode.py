@@ -3,7 +3,7 @@
     python benchmarks/decode.py                          # bench-small, in three parts
     python benchmarks/decode.py --parts beam             # beam 4, 32 sentences, 24 tokens, all contenders
     python benchmarks/decode.py --parts greedy           # greedy, 1 sentence, 24 tokens, all contenders
-    python benchmarks/decode.py --parts length           # ours, 64 and 256 tokens: the cache at work
+    python benchmarks/decode.py --parts length --only ours --only CTranslate2     # 64 and 256 tokens: the cache at work
 
 All have the same sizes and untrained weights, and write exactly as many tokens as asked for: what ends is decided by eos, which
 is forbidden or does not come. Each is a process of its own (harness.py), warmed up until nothing is left to compile or, on PyTorch,
@@ -246,10 +246,10 @@ def _runs_to_warm_up(case):
     return _STEPS_BEFORE_CAPTURE // 8 + 2  # a graph serves 8 steps of a search or more: from 16 positions to 24
 
 
-PARTS = {  # name: ((tokens, sentences, beam), ...), word that the contenders' names have
-    "beam": (((24, 32, 4),), ""),
-    "greedy": (((24, 1, 1),), ""),
-    "length": (((64, 32, 4), (256, 32, 4), (64, 1, 1), (256, 1, 1)), "ours"),
+PARTS = {  # name: ((tokens, sentences, beam), ...)
+    "beam": ((24, 32, 4),),
+    "greedy": ((24, 1, 1),),
+    "length": ((64, 32, 4), (256, 32, 4), (64, 1, 1), (256, 1, 1)),
 }
 RATIOS = (
     ("ours, JAX", "KerasHub BART, JAX"),
@@ -275,13 +275,12 @@ def main(size, parts, rounds, seconds, only, file, job):
     click.echo(head(machine()))
     tables = {}
     for part in parts.split(","):
-        cases, word = PARTS[part]
         of_part = {}
-        for tokens, rows, beam in cases:
+        for tokens, rows, beam in PARTS[part]:
             case = {"size": size, "tokens": tokens, "rows": rows, "beam": beam, "seconds": seconds}
             title = f"bench-{size}, beam {beam}, batch {rows}, {tokens} tokens"
             click.echo(f"\n{title:50}{'sentences/s':>12} {'spread':>7}")
-            commands = {name: _command(name, case) for name in chosen(CONTENDERS, only) if word in name}
+            commands = {name: _command(name, case) for name in chosen(CONTENDERS, only)}
             results = tables[title] = measure(commands, rounds, click.echo)
             for name, bursts in results.items():
                 middle, share = median(bursts, "sentences_per_second"), spread(bursts, "sentences_per_second")
