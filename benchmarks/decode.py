@@ -219,7 +219,7 @@ def child(case):
     """One contender; a burst is as many searches as fill ``seconds``."""
     functions = {function.__name__: function for function in (ours, keras_hub, marian, ctranslate2)}
     run = functions[case["function"]](case)
-    for _ in range(_runs_to_warm_up(case)):
+    for _ in range(runs_to_warm_up(case)):
         written = run()
     if written != case["tokens"]:
         raise RuntimeError(f"{case['function']} wrote {written} tokens instead of {case['tokens']}.")
@@ -235,7 +235,7 @@ def child(case):
     return serve(burst)
 
 
-def _runs_to_warm_up(case):
+def runs_to_warm_up(case):
     """Searches after which nothing is traced, compiled or captured any more."""
     import keras
 

@@ -3,7 +3,8 @@
 python benchmarks/ending.py --backend jax --preset small
 
 SIGTERM comes at three moments: while the first step is compiled or done, in a later step, and while sentences are translated for
-BLEU at the end of an epoch. A step that is under way is part of the time.
+BLEU at the end of an epoch. Told are the seconds to the end of the process, and how many of these passed from the end of the
+step or compilation that was under way. (JAX computes behind the host's back: steps that it has begun are waited for in saving.)
 """
 
 import os
@@ -24,7 +25,16 @@ TRAIN = """
 import sys
 from keras_transformer.cli import main
 from keras_transformer import translator
+from keras_transformer.callbacks import Interruption
 
+look = Interruption._raise_if_received
+
+def told_look(interruption):
+    if interruption._received:
+        print("answering", file=sys.stderr, flush=True)
+    look(interruption)
+
+Interruption._raise_if_received = told_look
 translate = translator.Translator.translate
 
 def told(*arguments, **options):
@@ -43,7 +53,7 @@ class Training:
         environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, "-c", TRAIN, *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        self.said, self._ended, self._changed = [], False, threading.Condition()
+        self.said, self.times, self._ended, self._changed = [], [], False, threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -51,6 +61,7 @@ class Training:
         for line in self.process.stderr:
             with self._changed:
                 self.said.append(line.strip())
+                self.times.append(time.monotonic())
                 self._changed.notify_all()
         with self._changed:
             self._ended = True
@@ -67,13 +78,14 @@ class Training:
             return found()
 
     def end(self, number):
-        """(seconds, exit code) from the signal to the end."""
+        """(seconds from the signal to the end, seconds of these from when it was answered, exit code)."""
         begin = time.monotonic()
         self.process.send_signal(number)
         code = self.process.wait()
-        seconds = time.monotonic() - begin
+        end = time.monotonic()
         self._reader.join()
-        return seconds, code
+        answered = self.times[self.said.index("answering")] if "answering" in self.said else begin
+        return end - begin, end - max(begin, answered), code
 
 
 @click.command()
@@ -105,12 +117,12 @@ def main(backend, preset, batch_tokens, pairs, only):
             training = Training(backend, arguments)
             training.wait_for(MOMENTS[moment])
             time.sleep(1)
-            seconds, code = training.end(signal.SIGTERM)
+            seconds, answering, code = training.end(signal.SIGTERM)
             told = training.said[-1].split(": ")[-1]
             again = Training(backend, arguments)
             begun = again.wait_for("target tokens an epoch").split("padding")[-1].strip(", ") or "from the beginning"
             again.end(signal.SIGKILL)
-            click.echo(f"{backend} {preset}, {moment}: {seconds:.1f} s, exit code {code}, {told}; then: {begun}")
+            click.echo(f"{backend} {preset}, {moment}: {seconds:.1f} s, {answering:.1f} of them after the step, exit code {code}, {told}; then: {begun}")
 
 
 if __name__ == "__main__":

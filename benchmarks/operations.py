@@ -1,10 +1,11 @@
-"""Where a training step's time goes: milliseconds by operation, from the backend's own profiler, on one core.
+"""Where the time of a training step or of a search goes: milliseconds by operation, from the backend's own profiler, on one core.
 
     python benchmarks/operations.py --size small
+    python benchmarks/operations.py --size small --search 24,1,1      # greedy, 24 tokens of one sentence
 
-Ours as train.py measures it, one backend after the other, each in a process of its own. "Products" are matrix products, those of
-attention included; what takes little is summed up in "others". TensorFlow and JAX write a profile that TensorFlow's package can
-read, so it must be there.
+Ours as train.py or decode.py measures it, one backend after the other, each in a process of its own. "Products" are matrix products,
+those of attention included; what takes little is summed up in "others". TensorFlow and JAX write a profile that TensorFlow's package
+can read, so it must be there.
 """
 
 import collections
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import click
 import contenders
+import decode
 from harness import chosen, head, machine, write_json
 from train import SIZES
 
@@ -93,9 +95,24 @@ def _operation(name):
     return None if _NO_OPERATION.match(name) or _NO_OPERATION.match(kind) else kind
 
 
-def child(backend, size, dropout, steps):
+def searches(size, search):
+    """As contenders.ours gives steps: ``run(count)`` makes so many searches of "tokens,sentences,beam"."""
+    tokens, rows, beam = (int(number) for number in search.split(","))
+    case = {"function": "ours", "size": size, "tokens": tokens, "rows": rows, "beam": beam}
+    once = decode.ours(case)
+    for _ in range(decode.runs_to_warm_up(case)):
+        once()
+
+    def run(count):
+        for _ in range(count):
+            once()
+
+    return run
+
+
+def child(backend, size, dropout, search, steps):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # XLA makes a thread for each core it may run on
-    run = contenders.ours(SIZES[size], dropout, "float32")
+    run = searches(size, search) if search else contenders.ours(SIZES[size], dropout, "float32")
     run(2)
     begin = time.perf_counter()
     run(steps)
@@ -107,11 +124,11 @@ def child(backend, size, dropout, steps):
     }
 
 
-def report(name, found, rows):
+def report(name, found, what, rows):
     operations = found["operations"]
     products = sum(x for key, x in operations.items() if _PRODUCT.search(key))
     others = sorted(((x, key) for key, x in operations.items() if not _PRODUCT.search(key)), reverse=True)
-    click.echo(f"{name}: {found['milliseconds']:.0f} ms a step without the profiler")
+    click.echo(f"{name}: {found['milliseconds']:.1f} ms a {what} without the profiler")
     click.echo(f"  {products:7.1f}  products")
     for milliseconds, key in others[:rows]:
         click.echo(f"  {milliseconds:7.1f}  {key}")
@@ -121,22 +138,24 @@ def report(name, found, rows):
 @click.command(help=__doc__)
 @click.option("--size", type=click.Choice(list(SIZES)), default="small", show_default=True)
 @click.option("--dropout", type=float, default=0.1, show_default=True)
+@click.option("--search", default="", help="tokens,sentences,beam: a search in place of a step.")
 @click.option("--steps", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--backends", default=",".join(BACKENDS), show_default=True, help="Comma-separated.")
 @click.option("--rows", type=click.IntRange(1), default=12, show_default=True, help="Operations named.")
 @click.option("--json", "file", default=None, help="Where to write every operation.")
 @click.option("--child", "backend", default=None, hidden=True)
-def main(size, dropout, steps, backends, rows, file, backend):
+def main(size, dropout, search, steps, backends, rows, file, backend):
     if backend is not None:
         answers = os.dup(1)
         os.dup2(2, 1)  # what libraries print must not mix with the answer
-        os.write(answers, json.dumps(child(backend, size, dropout, steps)).encode())
+        os.write(answers, json.dumps(child(backend, size, dropout, search, steps)).encode())
         return
-    click.echo(f"{head(machine())}; size {size}, dropout {dropout}, one core")
+    what = f"search of {search} (tokens, sentences, beam)" if search else "step"
+    click.echo(f"{head(machine())}; size {size}, {what}, one core")
     results = {}
     for name in chosen(BACKENDS, backends.split(",")):
         command = [sys.executable, __file__, "--child", name, "--size", size]
-        command += ["--dropout", str(dropout), "--steps", str(steps)]
+        command += ["--dropout", str(dropout), "--search", search, "--steps", str(steps)]
         threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         threads |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
         environment = os.environ | threads | {"KERAS_BACKEND": name}
@@ -145,9 +164,9 @@ def main(size, dropout, steps, backends, rows, file, backend):
             click.echo(f"left out: {BACKENDS[name]}: {ended.stderr.strip()[-500:]}")
             continue
         results[name] = json.loads(ended.stdout)
-        report(BACKENDS[name], results[name], rows)
+        report(BACKENDS[name], results[name], what.partition(" ")[0], rows)
     if file:
-        write_json(file, "operations", results, size=size, dropout=dropout)
+        write_json(file, "operations", results, size=size, dropout=dropout, search=search)
 
 
 if __name__ == "__main__":
