@@ -122,7 +122,8 @@ def main(backend, preset, batch_tokens, pairs, only):
             again = Training(backend, arguments)
             begun = again.wait_for("target tokens an epoch").split("padding")[-1].strip(", ") or "from the beginning"
             again.end(signal.SIGKILL)
-            click.echo(f"{backend} {preset}, {moment}: {seconds:.1f} s, {answering:.1f} of them after the step, exit code {code}, {told}; then: {begun}")
+            times = f"{seconds:.1f} s, {answering:.1f} of them after the step"
+            click.echo(f"{backend} {preset}, {moment}: {times}, exit code {code}, {told}; then: {begun}")
 
 
 if __name__ == "__main__":

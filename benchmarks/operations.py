@@ -3,9 +3,9 @@
     python benchmarks/operations.py --size small
     python benchmarks/operations.py --size small --search 24,1,1      # greedy, 24 tokens of one sentence
 
-Ours as train.py or decode.py measures it, one backend after the other, each in a process of its own. "Products" are matrix products,
-those of attention included; what takes little is summed up in "others". TensorFlow and JAX write a profile that TensorFlow's package
-can read, so it must be there.
+Ours as train.py or decode.py measures it, one backend after the other, each in a process of its own. "Products" are matrix
+products, those of attention included; what takes little is summed up in "others". TensorFlow and JAX write a profile that
+TensorFlow's package can read, so it must be there.
 """
 
 import collections
