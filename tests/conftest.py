@@ -79,6 +79,7 @@ _ON_PYTORCH = {
     "test_curves.py": set(),
     "test_early_stopping.py": set(),
     "test_examples.py": {"test_copy_task_is_learnt"},
+    "test_finite_guard.py": set(),
     "test_limit.py": {"test_limit_counts_updates_and_not_micro_batches"},
     "test_mid_epoch.py": {"test_training_from_the_middle_ends_with_the_same_weights"},
     "test_numbers.py": {"test_the_step_is_left_out"},
