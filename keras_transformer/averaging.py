@@ -1,9 +1,10 @@
 """The mean of a run's checkpoints as a translator."""
 
+import warnings
 from pathlib import Path
 
 from keras_transformer.artifacts import ArtifactError, check_folder, read_state
-from keras_transformer.callbacks.checkpoints import is_less_better
+from keras_transformer.callbacks.checkpoints import merit
 from keras_transformer.checkpoints import average_checkpoints, list_checkpoints
 from keras_transformer.translator import FORMAT_FILE, Translator
 
@@ -16,14 +17,19 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
         output: folder of the translator to write.
         last: how many of the newest checkpoints; None for all, if ``best`` is None too.
         best: how many of the best, by ``monitor``.
-        monitor: a name in the logs of an epoch; the smaller the better of losses, perplexities and errors, the larger of others.
+        monitor: a name in the logs of an epoch, from which it must be plain whether more is better; see
+            callbacks.checkpoints.is_less_better.
 
     Returns:
         Paths of the checkpoints taken.
 
     Raises:
-        ValueError: ``last`` or ``best`` is no integer from 1, both are given, or ``output`` holds something else.
+        ValueError: ``last`` or ``best`` is no integer from 1, both are given, ``monitor`` does not tell what is better, or
+            ``output`` holds something else.
         ArtifactError: a ValueError: the run has fewer checkpoints, or one that is not whole.
+
+    Warns:
+        UserWarning: epochs that were better than the best that are taken have no checkpoint any more.
 
     Example:
 
@@ -39,21 +45,15 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
     run = Path(run)
     paths = list_checkpoints(run / "checkpoints")
     if best is not None:
-        paths = _best(paths, best, monitor)
+        paths = _best(run / "checkpoints", paths, best, monitor)
     elif last is not None:
         paths = paths[-last:]
-    wanted = best or last or 1
-    if best is not None and not paths:
-        raise ArtifactError(
-            run / "checkpoints",
-            f"none of its checkpoints stands at the end of an epoch whose logs hold {monitor!r}",
-            "Train with --best and that --monitor, or give --last.",
-        )
-    if len(paths) < wanted:
+    wanted = last or 1
+    if best is None and len(paths) < wanted:
         raise ArtifactError(
             run / "checkpoints",
             f"it holds {len(paths)} checkpoints to take, {wanted} are wanted",
-            f"Train with --{'best' if best else 'keep'} {wanted}, or take fewer.",
+            f"Train with --keep {wanted}, or take fewer.",
         )
     translator = Translator.load(run / "translator")
     average_checkpoints(translator.model, paths)
@@ -61,12 +61,28 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
     return paths
 
 
-def _best(paths, count, monitor):
-    sign = -1 if is_less_better(monitor) else 1
-    states = [(path, read_state(path)) for path in paths]
-    merits = [
-        (sign * state["history"][-1][monitor], path)
-        for path, state in states
-        if state.get("position") == 0 and state.get("history") and monitor in state["history"][-1]
-    ]
-    return [path for _, path in sorted(merits, key=lambda pair: pair[0], reverse=True)[:count]]
+def _best(folder, paths, count, monitor):
+    states = {path: read_state(path) for path in paths}
+    merits = {path: merit(state, monitor) for path, state in states.items()}
+    judged = sorted((path for path in paths if merits[path] is not None), key=merits.get, reverse=True)
+    newest = states[paths[-1]] if paths else {}
+    history = newest.get("history", [])
+    if len(judged) < count:
+        held = sorted({name for row in history for name in row} - {"epoch"})
+        raise ArtifactError(
+            folder,
+            f"{len(judged)} of its {len(paths)} checkpoints stand at the end of an epoch whose logs hold {monitor!r}, and {count} "
+            f"are wanted; the logs hold {', '.join(held) or 'nothing so far'}",
+            f"Train with --best {count} --monitor {monitor}, name another --monitor, or take fewer; --last takes the newest.",
+        )
+    taken = judged[:count]
+    had = {states[path]["history"][-1]["epoch"] for path in taken}
+    whole = [row for row in history if monitor in row and row["epoch"] <= newest.get("epoch", row["epoch"])]
+    better = {row["epoch"] for row in whole if merit({"position": 0, "history": [row]}, monitor) > merits[taken[-1]]}
+    if gone := sorted(better - had):
+        warnings.warn(
+            f"Epochs {', '.join(map(str, gone))} were better by {monitor}, but their checkpoints are gone: train keeps the newest "
+            f"alone unless it is told --best {count} and --monitor {monitor}.",
+            stacklevel=3,
+        )
+    return taken

@@ -1,4 +1,4 @@
-"""``fit`` over a Batches that stands in the middle of an epoch, and what it has trained on so far.
+"""``fit`` over a Batches that stands in the middle of an epoch, and what it has trained on so far; what tells arrays from others.
 
 Between text and the model. Keras asks a data set once for its length and takes all epochs for as long, so that a shorter first
 epoch is a part of its own here, with the callbacks told of one training. Data are read ahead of training on TensorFlow; so
@@ -6,8 +6,35 @@ what has been trained on is counted where steps are done, not where batches are 
 """
 
 import contextlib
+import hashlib
 
 import keras
+import numpy as np
+from keras import ops
+
+
+class ArrayData:
+    """Arrays that ``fit`` was given, as far as going on in the middle of an epoch of them asks.
+
+    Args:
+        arrays: x, y and sample_weight: dicts of arrays, arrays or None.
+        numbers: what else decides which rows make a batch: batch_size, validation_split.
+    """
+
+    def __init__(self, arrays, numbers):
+        self._arrays = arrays
+        self._numbers = numbers
+
+    def fingerprint(self):
+        """Hexadecimal digits that two share if all their values, in order, and the numbers are the same."""
+        digest = hashlib.sha256(repr(self._numbers).encode())
+        for path, value in keras.tree.flatten_with_path(self._arrays):
+            if value is None:
+                continue
+            array = np.ascontiguousarray(ops.convert_to_numpy(value))
+            digest.update(repr((path, array.shape, array.dtype.str)).encode())
+            digest.update(array.reshape(-1).view("uint8"))
+        return digest.hexdigest()[:32]
 
 
 class Following(keras.callbacks.Callback):

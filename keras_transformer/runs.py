@@ -202,12 +202,20 @@ class Run:
         if checkpoint is not None:
             state = load_checkpoint(self.model, checkpoint)
             self.epoch, self.history = state["epoch"], state["history"]
-        if not begun:
-            with FolderLock(self.folder):
-                self._is_begun()  # by now perhaps, by another process with other settings
-                write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
-                # The global policy is each process's own: what this run has must stand in its record.
-                dataclasses.replace(settings, dtype=filled["dtype"]).write(self.folder / SETTINGS_FILE)
+
+    def begin(self):
+        """Makes the folder this run's, if it is not: writes tokenizer and settings. ``train`` does so first; nothing did before.
+
+        Raises:
+            ValueError: by now it holds another run, or other files.
+            FolderInUse: a ValueError: another process trains in the folder.
+        """
+        with FolderLock(self.folder):
+            if self._is_begun():
+                return
+            write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
+            # The global policy is each process's own: what this run has must stand in its record.
+            dataclasses.replace(self.settings, dtype=self.settings.filled()["dtype"]).write(self.folder / SETTINGS_FILE)
 
     def _is_begun(self):
         """Whether the folder holds a run, which then must be one with these settings."""
@@ -315,6 +323,7 @@ class Run:
             Limit(minutes, updates),
         ]
         with FolderLock(self.folder), Interruption(checkpoints.save, self.file) as interruption:
+            self.begin()
             try:
                 self._fit(epochs, [*callbacks, interruption])
                 self.epoch, self.history = checkpoints.epoch, checkpoints.history

@@ -15,7 +15,7 @@ from keras_transformer.backend import keep_freed_memory, keep_state, portable_co
 from keras_transformer.inputs import IdCheck
 from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
-from keras_transformer.mid_epoch import fit_batches
+from keras_transformer.mid_epoch import ArrayData, fit_batches
 from keras_transformer.optimizers import SkipNonFinite, find_optimizer, weigh_micro_batch
 from keras_transformer.presets import get_preset
 from keras_transformer.schedules import WarmupInverseSqrt
@@ -149,11 +149,14 @@ class TokenTrainer(keras.Model):
                 labels, sample_weight has another shape, or class_weight is given.
         """
         _refuse_class_weight(class_weight)
-        for callback in _iterable(callbacks):
-            if hasattr(callback, "set_data"):  # Resume, and what names the lines of a batch
-                callback.set_data(x)
         check = self._id_check()
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
+        data = ArrayData((x, y, sample_weight), (batch_size, validation_split)) if isinstance(x, dict) else x
+        for callback in _iterable(callbacks):
+            if hasattr(
+                callback, "set_data"
+            ):  # Resume, and what names the lines of a batch; what Keras shuffles tells neither
+                callback.set_data(None if shuffle else data)
         kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
         kwargs |= {"steps_per_epoch": steps_per_epoch, "validation_split": validation_split, "shuffle": shuffle}
         with check.one_error():

@@ -1,5 +1,7 @@
 """The mean of a run's checkpoints as a translator: which are taken, and what is refused before any work."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -58,14 +60,32 @@ def test_the_mean_is_of_the_last_or_the_best(run, tmp_path, which, steps):
         ({"best": 1.5}, "best must be an integer from 1, or None. Received: best=1.5"),
         ({"last": 1, "best": 1}, "Received: last=1 and best=1. Give one."),
         ({"last": 6}, "it holds 5 checkpoints to take, 6 are wanted. Train with --keep 6, or take fewer"),
-        ({"best": 5}, "it holds 4 checkpoints to take, 5 are wanted. Train with --best 5, or take fewer"),
-        ({"best": 1, "monitor": "val_chrf"}, "at the end of an epoch whose logs hold 'val_chrf'. Train with --best"),
+        (
+            {"best": 5},
+            "4 of its 5 checkpoints stand at the end of an epoch whose logs hold 'val_bleu', and 5 are wanted",
+        ),
+        (
+            {"best": 1, "monitor": "val_chrf"},
+            "0 of its 5 .* the logs hold val_bleu, val_loss. Train .* --monitor val_chrf,",
+        ),
+        ({"best": 1, "monitor": "epoch"}, "'epoch' does not tell whether more or less of it is better"),
     ],
 )
 def test_what_cannot_be_taken_is_told(run, tmp_path, arguments, told):
     with pytest.raises(ValueError, match=told):
         average_run(run, tmp_path / "mean", **arguments)
     assert not (tmp_path / "mean").exists()
+
+
+def test_a_best_that_is_gone_is_told(run, tmp_path):
+    """Of a run that kept the newest alone, the best of what is left are not the best."""
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-2")
+    with pytest.warns(
+        UserWarning, match="Epochs 2 were better by val_bleu, but their checkpoints are gone: train keeps"
+    ):
+        paths = average_run(tmp_path / "run", tmp_path / "mean", best=2)
+    assert [path.name for path in paths] == ["step-3", "step-1"]
 
 
 def test_a_folder_of_other_files_stays(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -130,3 +131,33 @@ def test_the_other_tables_come_to_their_end(name, options, rows, monkeypatch, tm
     assert result.exit_code == 0, result.output
     assert "left out" not in result.output
     assert set(rows) <= json.loads(file.read_text())["results"].keys()
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        (
+            "saving",
+            ["--saves", "2", "--between", "1"],
+            r"torch tiny: step [\d.]+ ms, blocked [\d.]+ ms a save, [\d.]+% of 500 steps",
+        ),
+        (
+            "skipping",
+            ["--steps", "1", "--rounds", "2"],
+            r"torch tiny, 64 tokens: step [\d.]+ ms, with SkipNonFinite [\d.]+ ms, [-+][\d.]+% \(from .*% to .*%\)",
+        ),
+        (
+            "ending",
+            ["--only", "first step"],
+            r"torch tiny, first step: [\d.]+ s, exit code 143, .* is saved: .*; then: .*\w",
+        ),
+    ],
+)
+def test_lines_about_reliability(name, options, told, monkeypatch):
+    """What docs/reliability.md tells of saves, of skipping and of signals, on the smallest model."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    command = importlib.import_module(name).main
+    result = CliRunner().invoke(command, [*options, "--preset", "tiny", "--batch-tokens", "64"])
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(told, result.output.strip()), result.output

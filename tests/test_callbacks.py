@@ -4,8 +4,6 @@ import errno
 import io
 import signal
 import threading
-import time
-from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import keras
@@ -16,18 +14,15 @@ import keras_transformer as kt
 from keras_transformer.callbacks import (
     Bleu,
     Checkpoints,
-    EarlyStopping,
     Interrupted,
     Interruption,
     LearningCurves,
     LearningRate,
     Limit,
     ProgressBar,
-    Resume,
     SpikeRollback,
     TensorBoard,
     progress,
-    read_curves,
 )
 from keras_transformer.callbacks import checkpoints as checkpoints_module
 from keras_transformer.checkpoints import latest_checkpoint, load_checkpoint
@@ -86,27 +81,6 @@ def test_learning_rate_without_schedule_and_where_keras_accumulates(model, batch
     assert fit(model, batches, [LearningRate()])["learning_rate"] == [0.25]
 
 
-def test_progress_in_a_file(model, batches):
-    file = io.StringIO()
-    fit(model, batches, [ProgressBar(12.0, seconds=0, file=file)], validation_data=batches)
-    lines = file.getvalue().splitlines()
-    assert len(lines) == len(batches)  # one before each batch but the first, and one for the epoch
-    assert lines[0].startswith("  epoch 1, batch 1: ")
-    for word in ("loss", "perplexity", "learning rate", "tokens/s", "min left"):
-        assert word in lines[0]
-    assert "val_loss" in lines[-1]
-
-
-def test_progress_leaves_jax_state_whole(model, batches):
-    """Looking at the optimizer within an epoch must not change what is trained."""
-    before = fit(model, batches, [], shuffle=False)["loss"]
-    other = kt.Transformer.from_config(model.get_config())
-    other.compile(optimizer=keras.optimizers.Adam(kt.WarmupInverseSqrt(8, warmup_steps=10)))
-    batches.set_epoch(0)
-    watched = fit(other, batches, [ProgressBar(12.0, seconds=0, file=io.StringIO())], shuffle=False)["loss"]
-    assert watched == pytest.approx(before, rel=1e-6)
-
-
 @pytest.mark.skipif(
     keras.backend.backend() == "tensorflow", reason="there Keras converts the logs of each batch itself"
 )
@@ -133,34 +107,6 @@ def test_no_step_waits_for_the_device(model, batches, tmp_path, monkeypatch):
     assert len(batches) > 3 and len(converted) >= 2 * len(batches)
     assert sum(converted) == 3  # the ends of two epochs, and of training
     assert numbers.call_count == 2 and limit._look.call_count == 1
-
-
-def test_curves_go_on_and_replace_what_is_done_again(model, batches, tmp_path):
-    fit(model, batches, [LearningCurves(tmp_path)], epochs=3)
-    first = read_curves(tmp_path / "curves.csv")
-    assert [row["epoch"] for row in first] == [1, 2, 3]
-    assert first[-1]["step"] == 3 * len(batches)
-    fit(model, batches, [LearningCurves(tmp_path)], epochs=4, initial_epoch=2)
-    second = read_curves(tmp_path / "curves.csv")
-    assert [row["epoch"] for row in second] == [1, 2, 3, 4]
-    assert second[:2] == first[:2]
-    assert second[2]["step"] == 4 * len(batches)
-    assert second[2]["seconds"] >= first[2]["seconds"]
-    for text in ("epoch,loss\n1,nothing\n", "loss\n1.0\n", "epoch,loss\n1,2,3\n"):
-        (tmp_path / "curves.csv").write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match="curves.csv is no table of curves: .* Put it back, or remove it"):
-            read_curves(tmp_path / "curves.csv")
-
-
-def test_curves_are_drawn_or_their_lack_is_told(model, batches, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    fit(model, batches, [LearningCurves(tmp_path / "a")])
-    assert (tmp_path / "a" / "curves.png").stat().st_size > 1000
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match=r"keras-transformer\[plots\]"):
-        callback = LearningCurves(tmp_path / "b")
-    fit(model, batches, [callback])
-    assert (tmp_path / "b" / "curves.csv").is_file()
 
 
 def test_tensorboard_writes_all_logs(model, batches, tmp_path):
@@ -193,22 +139,6 @@ def test_checkpoints_of_another_training_are_not_touched(model, batches, tmp_pat
         ValueError, match=r"holds checkpoints of a training that this one does not go on from. Put callb"
     ):
         fit(other, batches, [Checkpoints(tmp_path)])
-
-
-def test_early_stopping_remembers(model, batches, tmp_path):
-    def run(scores, epochs=9):
-        scores = iter(scores)
-        score = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(val_bleu=next(scores)))
-        checkpoints = Checkpoints(tmp_path)
-        stop = EarlyStopping(checkpoints, "val_bleu", patience=3)
-        return len(fit(model, batches, [Resume(tmp_path), score, checkpoints, stop], epochs=epochs)["loss"])
-
-    assert run([5.0, 9.0, 1.0], epochs=3) == 3
-    assert run([2.0, 3.0, 4.0]) == 2  # the third epoch in a row that is not better than 9
-    with pytest.raises(ValueError, match=r"The logs hold no 'val_chrf'. They hold loss, perplexity, token_accuracy"):
-        fit(model, batches, [EarlyStopping(Checkpoints(tmp_path), "val_chrf")])
-    with pytest.raises(ValueError, match="patience=0"):
-        EarlyStopping(Checkpoints(tmp_path), patience=0)
 
 
 def test_a_loss_that_jumps_is_gone_back_from(model, tmp_path):
@@ -257,6 +187,8 @@ def test_checkpoints_within_a_long_epoch(model, batches, tmp_path):
             Checkpoints(tmp_path, **{name: -1})
     with pytest.raises(ValueError, match="mode='up'"):
         Checkpoints(tmp_path, mode="up")
+    with pytest.raises(ValueError, match="'val_nonsense' does not tell whether more or less of it is better"):
+        Checkpoints(tmp_path, best=1, monitor="val_nonsense")
 
 
 def test_checkpoints_every_so_many_steps(model, batches, tmp_path):
@@ -313,51 +245,6 @@ def test_ignored_signal_stays_ignored():
     with Interruption():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-
-
-def test_limit_counts_updates_and_not_micro_batches(model, batches):
-    model.compile(optimizer=kt.AccumulateGradients(keras.optimizers.SGD(0.1), steps=3))
-    batch_count = []
-    count = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: batch_count.append(batch))
-    fit(model, batches, [Limit(updates=2), count], epochs=9)
-    assert int(model.optimizer.iterations) == 2
-    assert len(batch_count) == 6
-    assert model.stop_training is True
-
-
-def test_limit_looks_seldom_and_in_time():
-    """A model of which every third batch makes an update, 100 wanted."""
-    looks, limit = [], Limit(updates=100)
-    model = SimpleNamespace(stop_training=False, steps_per_execution=1, optimizer=SimpleNamespace(iterations=0))
-    limit.set_model(model)
-    look = limit._look
-    limit._look = lambda: (looks.append(batch), look())
-    batch = 0
-    limit.on_train_begin()
-    while not model.stop_training:
-        limit.on_train_batch_begin(batch)
-        batch += 1
-        model.optimizer.iterations = batch // 3
-    assert batch == 300
-    assert len(looks) < 25
-    limit.on_train_end()
-    assert model.stop_training is True
-
-
-def test_two_limits_hold_both(model, batches):
-    fit(model, batches, [Limit(updates=2), Limit(minutes=60)], epochs=9)
-    assert int(model.optimizer.iterations) == 2
-    fit(model, batches, [Limit(updates=10**6)])
-    assert model.stop_training is False
-
-
-def test_time_limit(model, batches):
-    class Slow(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            time.sleep(0.05)
-
-    fit(model, batches, [Slow(), Limit(minutes=0.1 / 60)], epochs=1000)
-    assert 1 <= int(model.optimizer.iterations) <= 3
 
 
 def test_impossible_arguments():
@@ -419,22 +306,3 @@ def test_a_checkpoint_that_cannot_be_written_is_told_with_its_folder(model, batc
     ) as told:
         fit(model, batches, [Checkpoints(tmp_path)])
     assert told.value.errno == errno.ENOSPC
-
-
-def test_a_middle_of_an_epoch_of_other_length_is_refused(tmp_path):
-    model, x = keras.Sequential([keras.layers.Dense(1)]), np.ones((24, 3), "float32")
-    model.compile("sgd", "mse")
-
-    class Break(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == 3:
-                raise KeyError("broken off")
-
-    checkpoints = Checkpoints(tmp_path, steps=1)
-    with pytest.raises(KeyError):
-        model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0, callbacks=[checkpoints, Break()])
-    checkpoints.release()
-    with pytest.raises(ValueError, match="middle of an epoch of 6 batches. Received: data of 3"):
-        model.fit(
-            x, x[:, :1], batch_size=8, shuffle=False, verbose=0, callbacks=[Resume(tmp_path), Checkpoints(tmp_path)]
-        )

@@ -88,13 +88,15 @@ def test_what_is_monitored_must_be_there(settings, tmp_path):
     alone = dataclasses.replace(settings, valid_source=None, valid_target=None)
     with pytest.raises(ValueError, match="monitor='val_loss'. Those of validation need valid_source and valid_target."):
         Run(tmp_path / "alone", alone).train(epochs=1, monitor="val_loss")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "alone").exists()  # other settings may come
 
 
 def test_record_of_settings_stays_and_damage_is_told(settings, tmp_path, monkeypatch):
     run = Run(tmp_path / "run", settings)
+    run.begin()
     record = tmp_path / "run" / "run.yaml"
     before = record.stat().st_mtime_ns
-    Run(tmp_path / "run", settings)
+    Run(tmp_path / "run", settings).begin()
     assert record.stat().st_mtime_ns == before
     for content in (b"", b"source: [", b"\xff", b"- a", b"colour: red", b"source: a\ntarget: b\npreset: huge"):
         record.write_bytes(content)
@@ -118,7 +120,7 @@ def test_kill_while_settings_are_written_leaves_none_of_them(settings, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr("os.rename", killed)
         with pytest.raises(OSError, match="killed"):
-            Run(tmp_path / "run", settings)
+            Run(tmp_path / "run", settings).begin()
     assert not (tmp_path / "run" / "run.yaml").exists()
     assert Run(tmp_path / "run", settings).epoch == 0
 
@@ -130,12 +132,14 @@ def test_run_that_could_not_begin_leaves_no_tokenizer(settings, tmp_path):
     assert not folder.exists()
     folder.mkdir()
     kt.Tokenizer.train(EN + DE, vocabulary_size=300).save(folder / "tokenizer.model")  # left by an earlier release
-    assert Run(folder, dataclasses.replace(settings, vocabulary_size=290)).tokenizer.vocabulary_size == 290
+    run = Run(folder, dataclasses.replace(settings, vocabulary_size=290))
+    run.begin()
+    assert run.tokenizer.vocabulary_size == 290
     assert kt.Tokenizer.load(folder / "tokenizer.model").vocabulary_size == 290
 
 
 def test_every_other_setting_is_refused_in_one_error(settings, tmp_path):
-    Run(tmp_path / "run", settings)
+    Run(tmp_path / "run", settings).begin()
     record = (tmp_path / "run" / "run.yaml").read_bytes()
     others = {"source": "other.en", "batch_tokens": 100, "vocabulary_size": None, "seed": 2, "valid_source": "b"}
     with pytest.raises(ValueError) as error:
@@ -153,13 +157,14 @@ def test_a_run_that_another_process_has_begun_meanwhile_is_left_alone(settings, 
 
     class Late(FolderLock):
         def __enter__(self):
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
             other.write(record)
             return super().__enter__()
 
     monkeypatch.setattr("keras_transformer.runs.FolderLock", Late)
+    run = Run(tmp_path / "run", settings)
     with pytest.raises(ValueError, match=r"holds a run with seed=2. Received: seed=1"):
-        Run(tmp_path / "run", settings)
+        run.train(epochs=1)
     assert Settings.read(record) == other and not (tmp_path / "run" / "tokenizer.model").exists()
 
 
@@ -176,7 +181,7 @@ def test_mixed_precision_under_a_loss_scale_goes_on(settings, tmp_path):
 def test_the_same_settings_may_be_written_otherwise(settings, tmp_path, monkeypatch):
     """A path from the working folder; a value of the preset's in place of none."""
     settings = dataclasses.replace(settings, batch_tokens=None)
-    Run(tmp_path / "run", settings)
+    Run(tmp_path / "run", settings).begin()
     monkeypatch.chdir(tmp_path)
     Run(tmp_path / "run", dataclasses.replace(settings, source="train.en", batch_tokens=4096, dtype="float32"))
 
@@ -192,7 +197,7 @@ def test_the_global_policy_is_recorded(settings, tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        Run(tmp_path / "run", settings)
+        Run(tmp_path / "run", settings).begin()
     finally:
         keras.config.set_dtype_policy(before)
     with pytest.raises(ValueError, match=r"dtype='mixed_bfloat16'. Received: dtype='float32'"):
@@ -247,7 +252,7 @@ def test_prepared_text_with_another_vocabulary_or_a_target_is_refused(settings, 
     with pytest.raises(ValueError, match="holds no prepared text"):
         Run(tmp_path / "run", dataclasses.replace(prepared, source=str(tmp_path)))
     assert not (tmp_path / "run").exists()
-    Run(tmp_path / "run", prepared)
+    Run(tmp_path / "run", prepared).begin()
     kt.Tokenizer.train(DE, vocabulary_size=290).save(tmp_path / "run" / "tokenizer.model")
     with pytest.raises(ValueError, match="was prepared with another tokenizer than"):
         Run(tmp_path / "run", prepared)

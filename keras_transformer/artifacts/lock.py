@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import weakref
 from pathlib import Path
 
 from keras_transformer.artifacts.disk import make_folder
@@ -24,7 +25,7 @@ class FolderLock:
     however, loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares
     locks (NFS from version 4). Where the system has no such locks, as on Windows, nothing is locked.
 
-    A process may open it twice.
+    A process may open it twice. One that is never closed, since an error has ended what it was for, ends with this object.
 
     Args:
         folder: path; made if it is missing.
@@ -42,7 +43,7 @@ class FolderLock:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self._handle = None
+        self._close = None
 
     def __enter__(self):
         try:
@@ -68,14 +69,17 @@ class FolderLock:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         _held[_place(handle)] = os.getpid()
-        self._handle = handle
+        self._close = weakref.finalize(self, _release, handle)
         return self
 
     def __exit__(self, *error):
-        if self._handle is not None:
-            _held.pop(_place(self._handle), None)
-            os.close(self._handle)
-            self._handle = None
+        if self._close is not None:
+            self._close()
+
+
+def _release(handle):
+    _held.pop(_place(handle), None)
+    os.close(handle)
 
 
 def _place(handle):

@@ -30,7 +30,7 @@ class Checkpoints(keras.callbacks.Callback):
         steps: batches between two within an epoch; None for none.
         best: how many of the best by ``monitor`` remain beside the newest.
         monitor: a name in the logs of an epoch, such as "val_bleu".
-        mode: "max", "min", or "auto": "min" for losses, perplexities and errors.
+        mode: "max", "min", or "auto": by the name, if it tells; see is_less_better.
 
     Attributes:
         epoch: the epoch, from 0, that the last checkpoint goes on in.
@@ -40,8 +40,8 @@ class Checkpoints(keras.callbacks.Callback):
         blocked: seconds that training has waited for checkpoints.
 
     Raises:
-        ValueError: an argument is impossible; or, in ``fit``, the folder holds checkpoints of another training, or another
-            Checkpoints of the same ``fit`` writes there.
+        ValueError: an argument is impossible, or "auto" cannot tell from ``monitor`` what is better; or, in ``fit``, the folder
+            holds checkpoints of another training, or another Checkpoints of the same ``fit`` writes there.
         OSError: in ``fit``, when the next checkpoint is due or training ends: one could not be written; those before are whole.
         FolderInUse: a ValueError, in ``fit``: another process trains into the folder.
         NonFiniteError: a ValueError, in ``fit``: weights are not finite.
@@ -62,8 +62,8 @@ class Checkpoints(keras.callbacks.Callback):
         for name, value, least in (("keep", keep, 1), ("best", best, 0), ("steps", 1 if steps is None else steps, 1)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer from {least}. Received: {name}={value!r}.")
-        if mode not in ("auto", "max", "min"):
-            raise ValueError(f'mode must be "max", "min" or "auto". Received: mode={mode!r}.')
+        if best or mode != "auto":
+            is_less_better(monitor, mode)  # raises now if it cannot tell
         self.folder = folder
         self.keep = keep
         self.minutes = minutes
@@ -81,11 +81,18 @@ class Checkpoints(keras.callbacks.Callback):
         self._data = self._fingerprint = None
 
     def set_data(self, data):
-        """Called by kt.Transformer.fit with what it trains on, which a checkpoint in mid-epoch belongs to."""
+        """Called by kt.Transformer.fit with what it trains on, which a checkpoint in mid-epoch belongs to; None if shuffled."""
         self._data = data
 
     def on_train_begin(self, logs=None):
         self._lock = self._lock or FolderLock(self.folder).__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self.release()
+            raise
+
+    def _begin(self):
         self._be_the_only_writer()
         self._steps_per_execution = self.model.steps_per_execution
         self._saved = time.monotonic()
@@ -224,7 +231,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _write(self, step, weights, training, state):
         write_step(self.folder, step, weights, training, state)
-        prune_steps(self.folder, self.keep, self.best, self._merit)
+        prune_steps(self.folder, self.keep, self.best, lambda state: merit(state, self.monitor, self.mode))
 
     def wait(self):
         """Returns when all that was saved is on disk; raises what writing it raised."""
@@ -242,20 +249,58 @@ class Checkpoints(keras.callbacks.Callback):
                 "Make room, or see to the folder's permissions; training then goes on from there",
             ) from error
 
-    def _merit(self, state):
-        if state["position"] or not state["history"]:
-            return None
-        value = state["history"][-1].get(self.monitor)
-        if value is None:
-            return None
-        return -value if is_less_better(self.monitor, self.mode) else value
-
     def _updates(self):
         return int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
+def merit(state, monitor, mode="auto"):
+    """How good a checkpoint's epoch was by a value of its logs, the higher the better.
+
+    Args:
+        state: of the checkpoint.
+        monitor: the value's name.
+        mode: as Checkpoints's.
+
+    Returns:
+        float, or None: the checkpoint does not stand at the end of an epoch whose logs hold that name.
+    """
+    if state.get("position") != 0 or not state.get("history"):
+        return None
+    value = state["history"][-1].get(monitor)
+    if value is None:
+        return None
+    return -value if is_less_better(monitor, mode) else value
+
+
+_LESS = ("loss", "perplexity", "error", "entropy", "divergence")
+_MORE = ("accuracy", "bleu", "precision", "recall", "score")
+_LESS_WHOLE = {"ter", "wer", "cer", "mse", "mae", "mape", "msle", "rmse"}
+_MORE_WHOLE = {"chrf", "acc", "auc", "f1", "exact_match"}
+
+
 def is_less_better(monitor, mode="auto"):
-    """Whether a smaller value of that name in the logs is the better one."""
+    """Whether a smaller value of that name in the logs is the better one.
+
+    With mode "auto" the name tells: of losses, perplexities, errors, entropies, TER, WER, MSE and the like it is, of accuracies,
+    scores, BLEU, chrF, precision, recall, AUC and F1 it is not.
+
+    Raises:
+        ValueError: mode is none of "max", "min" and "auto", or the name does not tell.
+
+    Example:
+
+    >>> from keras_transformer.callbacks.checkpoints import is_less_better
+    >>> is_less_better("val_loss"), is_less_better("val_bleu")
+    (True, False)
+    """
+    if mode not in ("auto", "max", "min"):
+        raise ValueError(f'mode must be "max", "min" or "auto". Received: mode={mode!r}.')
     if mode != "auto":
         return mode == "min"
-    return any(word in monitor for word in ("loss", "perplexity", "error")) or monitor.removeprefix("val_") == "ter"
+    name = monitor.lower().removeprefix("val_")
+    less = name in _LESS_WHOLE or any(word in name for word in _LESS)
+    if less == (name in _MORE_WHOLE or any(word in name for word in _MORE)):
+        raise ValueError(
+            f'The name {monitor!r} does not tell whether more or less of it is better. Received: mode="auto". Give "max" or "min".'
+        )
+    return less

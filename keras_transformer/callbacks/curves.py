@@ -17,7 +17,8 @@ from keras_transformer.plots import learning_curves
 class LearningCurves(keras.callbacks.Callback):
     """Keeps curves.csv, a row an epoch with all the logs hold, and draws it as curves.png.
 
-    A run that goes on continues the table: rows of epochs that are done again are replaced.
+    A run that goes on continues the table: rows of epochs that are done again are replaced. Epochs and steps are whole numbers,
+    all else has nine digits, which are enough for float32.
 
     Args:
         folder: where the two files go; made if it is missing.
@@ -55,14 +56,20 @@ class LearningCurves(keras.callbacks.Callback):
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, columns)
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({name: _written(value) for name, value in row.items()} for row in self.rows)
         write_file(self.folder / "curves.csv", table.getvalue().encode("utf-8"))
         if self._draws:
             learning_curves(self.rows, self.folder / "curves.png")
 
 
+def _written(value):
+    return value if value is None or isinstance(value, int) else f"{value:.9g}"
+
+
 def read_curves(path: str | Path) -> list[dict[str, float | None]]:
-    """Rows of a curves.csv as dicts of float, None where nothing was measured; none if there is no such file.
+    """Rows of a curves.csv as dicts of numbers, None where nothing was measured; none if there is no such file.
+
+    Epochs and steps are int, all else is float.
 
     Raises:
         ValueError: it is no such table.
@@ -72,9 +79,7 @@ def read_curves(path: str | Path) -> list[dict[str, float | None]]:
         return []
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [
-                {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
-            ]
+            rows = [{name: _read(name, value) for name, value in row.items()} for row in csv.DictReader(file)]
         if any(row.get("epoch") is None for row in rows):
             raise ValueError("there is no column epoch")
     except (ValueError, TypeError, csv.Error) as error:
@@ -82,3 +87,9 @@ def read_curves(path: str | Path) -> list[dict[str, float | None]]:
             f"{path} is no table of curves: {error}. Put it back, or remove it: a new one is begun."
         ) from None
     return rows
+
+
+def _read(name, value):
+    if not value:
+        return None
+    return int(float(value)) if name in ("epoch", "step") else float(value)

@@ -1,6 +1,7 @@
 """An end when nothing gets better any more."""
 
 import math
+import warnings
 
 import keras
 
@@ -11,16 +12,20 @@ class EarlyStopping(keras.callbacks.Callback):
     """Ends training when a value in the logs has not got better for so many epochs; a training that is resumed remembers.
 
     Keras's own forgets the best value and the epochs waited when a process ends. This one keeps nothing: it looks at the history of
-    Checkpoints, which every checkpoint holds. Put it behind that.
+    Checkpoints, which every checkpoint holds. Put it behind that. An epoch whose logs do not hold the value, as between two of
+    ``Bleu(every=2)``, ends nothing, but counts as one without a better value when the next has one.
 
     Args:
         checkpoints: the Checkpoints of the same ``fit``.
         monitor: a name in the logs of an epoch, such as "val_bleu".
         patience: epochs without a better value that are borne.
-        mode: "max", "min", or "auto": "min" for losses, perplexities and errors.
+        mode: "max", "min", or "auto": by the name, if it tells; see callbacks.checkpoints.is_less_better.
 
     Raises:
-        ValueError: patience is no integer from 1; or, in ``fit``, the logs do not hold ``monitor``.
+        ValueError: patience is no integer from 1, mode is impossible, or "auto" cannot tell from ``monitor`` what is better.
+
+    Warns:
+        UserWarning: in ``fit``, once: no epoch so far has had ``monitor`` in its logs.
 
     Example:
 
@@ -33,17 +38,25 @@ class EarlyStopping(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(patience, int) or patience < 1:
             raise ValueError(f"patience must be an integer from 1. Received: patience={patience!r}.")
+        is_less_better(monitor, mode)  # raises now if it cannot tell
         self.checkpoints = checkpoints
         self.monitor = monitor
         self.patience = patience
         self.mode = mode
 
+    def on_train_begin(self, logs=None):
+        self._is_warned = False
+
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
-            held = ", ".join(sorted(logs or {}))
-            raise ValueError(
-                f"The logs hold no {self.monitor!r}. They hold {held}. Give EarlyStopping one of these as monitor."
-            )
+            if not self._is_warned and not any(self.monitor in row for row in self.checkpoints.history):
+                self._is_warned = True
+                warnings.warn(
+                    f"The logs of epoch {epoch + 1} hold no {self.monitor!r}, and none before did: as long as that is so "
+                    f"EarlyStopping ends nothing. They hold {', '.join(sorted(logs or {})) or 'nothing'}.",
+                    stacklevel=2,
+                )
+            return
         if epochs_since_best(self.checkpoints.history, self.monitor, self.mode) >= self.patience:
             self.model.stop_training = True
 

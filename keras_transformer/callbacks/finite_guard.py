@@ -46,10 +46,11 @@ class FiniteGuard(keras.callbacks.Callback):
         self.patience = patience
         self.every = every
         self.data = data
+        self._takes_data = data is None
 
     def set_data(self, data):
-        """Called by kt.Transformer.fit with what it trains on."""
-        if self.data is None:
+        """Called by kt.Transformer.fit with what it trains on; None if Keras shuffles it: its lines cannot be told then."""
+        if self._takes_data:
             self.data = data
 
     def on_train_begin(self, logs=None):

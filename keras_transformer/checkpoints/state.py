@@ -1,7 +1,7 @@
 """What training is made of: a model's variables, its optimizer's, its metrics' and the random generators, as arrays and back.
 
-Everything is told apart by its place, with its path as a second check: a path holds numbers that Keras gives out by the order in
-which layers are made in a process, so these are left out of it.
+Everything is told apart by its place. Its path is a second check, by which the same paths in another order are refused: a path
+holds numbers that Keras gives out by the order in which layers are made in a process, so these are left out of it.
 """
 
 import re
@@ -133,6 +133,15 @@ def _read(model, file, variables, prefix, what):
                 f"it belongs to another {what}: {path} is {dtype} {shape}, yours {_dtype(variable)} {own_shape} ({own_path})",
                 advice,
             )
+    paths, own_paths = [path for _, _, path in held], [path for _, _, path in wanted]
+    if paths != own_paths and sorted(paths) == sorted(own_paths):  # of equal shapes: each would get what is another's
+        place = next(index for index, path in enumerate(paths) if path != own_paths[index])
+        raise ArtifactError(
+            file.path,
+            f"it belongs to another {what}: its arrays have another order: {paths[place]}, where yours has {own_paths[place]}, as "
+            "when other layers were frozen",
+            advice,
+        )
     arrays = [file.read(name) for name in names]
     bad = first_non_finite(zip(names, arrays, strict=True))
     if bad is not None:

@@ -34,6 +34,9 @@ class Data(keras.utils.PyDataset):
             weights[0, 1:3] = self.value
         return {"source": SOURCE[rows], "target": TARGET[rows]}, LABELS[rows], weights
 
+    def fingerprint(self):
+        return f"{self.value} {list(self.bad)} {self.order}"
+
     def lines(self, epoch, index):
         return [BATCH * self.order[index] + row + 1 for row in range(BATCH)]
 
