@@ -52,7 +52,7 @@ test-beam: .venv-beam/ready
 
 test-all: test
 	.venv/bin/python $(PIP) --editable '.[browser]'
-	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) || exit 1; done
+	for backend in tensorflow jax torch; do KERAS_BACKEND=$$backend .venv/bin/python $(PYTEST) -m deep || exit 1; done
 
 FAULTS = tests/reliability tests/test_resume.py tests/test_hostile_text.py tests/test_workers.py \
 	tests/test_search.py::test_decode_cases tests/test_batches.py::test_a_workers_end_ends_fit_and_the_state_goes_on
