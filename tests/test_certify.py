@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -317,6 +318,22 @@ def test_a_process_that_hangs_is_ended(plan, tmp_path):
     result = run_backend(keras.backend.backend(), tmp_path, timeout=0.2)
     assert result.stages == {}
     assert result.failure == {"stage": "start", "message": "it was not done within 0.2 seconds"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_process_that_is_killed_is_told_by_the_signal(plan, tmp_path, monkeypatch):
+    """Not by what it printed last."""
+    child = [
+        sys.executable,
+        "-c",
+        "import os, sys; print('a warning', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
+    ]
+    run = subprocess.run
+    monkeypatch.setattr(
+        "keras_transformer.certify.certificate.subprocess.run", lambda _, **options: run(child, **options)
+    )
+    failure = run_backend(keras.backend.backend(), tmp_path).failure
+    assert failure == {"stage": "start", "message": "it was ended by SIGKILL, as the system does where memory runs out"}
 
 
 def test_a_certificate_tells_what_was_computed(plan, tmp_path, monkeypatch):

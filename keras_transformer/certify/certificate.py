@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -233,7 +234,15 @@ def _run(module, backend, folder, timeout):
         return f"it was not done within {timeout:g} seconds"
     if not child.returncode:
         return None
+    if child.returncode < 0:  # what it printed last, a warning perhaps, is not why
+        return f"it was ended by {_signal(-child.returncode)}"
     return (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+
+
+def _signal(number):
+    """Its name, and what SIGKILL mostly means."""
+    name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+    return f"{name}, as the system does where memory runs out" if name == "SIGKILL" else name
 
 
 def _read_stages(folder, backend):
