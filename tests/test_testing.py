@@ -255,6 +255,41 @@ def test_a_wrong_loss_is_caught(name):
         assert "it spreads e over the V - 1 others" in found.text
 
 
+@pytest.mark.parametrize("vocabulary_size", [50, 32_000])
+def test_smoothing_over_the_others_is_told_where_v_is_large(vocabulary_size):
+    """Given as a function, and as what training reports."""
+    model = testing.adapter.adapt(kt.Transformer(**SIZES | {"vocabulary_size": vocabulary_size}))
+    given = dataclasses.replace(model, loss=OneAheadSmoothing(0.1), label_smoothing=0.1, training_loss=None)
+    assert "it spreads e over the V - 1 others" in testing.label_smoothing(given).text
+    assert testing.label_smoothing(dataclasses.replace(given, loss=kt.SmoothedCrossentropy(0.1))).verdict == "ok"
+    if vocabulary_size == 50:  # logits of a new model are too flat for more
+
+        def training_loss(inputs, labels):
+            return float(OneAheadSmoothing(0.1)(labels, model.run(inputs["source"], inputs["target"])))
+
+        reported = dataclasses.replace(model, loss=None, training_loss=training_loss)
+        assert "it spreads e over the V - 1 others" in testing.label_smoothing(reported).text
+
+
+@pytest.mark.parametrize("over", ["tokens", "sentences", "nothing"])
+def test_a_loss_may_be_a_mean_or_a_sum(over):
+    def loss(labels, logits):
+        statistics = token_statistics(logits, labels, 0.1)
+        return statistics.loss / {"tokens": statistics.tokens, "sentences": labels.shape[0], "nothing": 1}[over]
+
+    model = testing.adapter.adapt(kt.Transformer(**SIZES))
+    subject = dataclasses.replace(model, loss=loss, label_smoothing=0.1, training_loss=None)
+    assert testing.label_smoothing(subject).verdict == testing.loss_counts_padding(subject).verdict == "ok"
+    assert testing.label_smoothing(dataclasses.replace(subject, label_smoothing=0.2)).verdict == "finding"
+
+
+def test_sides_of_different_lengths():
+    subject = dataclasses.replace(testing.adapter.adapt(kt.Transformer(**SIZES)), source_length=6, target_length=9)
+    for look in (testing.loss_at_start, testing.loss_counts_padding, testing.label_smoothing):
+        assert look(subject).verdict == "ok", look(subject)
+    assert testing.loss_at_start(dataclasses.replace(subject, fresh=lambda: subject)).verdict == "ok"
+
+
 def test_a_loss_that_does_not_smooth_is_told():
     model = testing.adapter.adapt(kt.Transformer(**SIZES))
     subject = dataclasses.replace(model, loss=kt.SmoothedCrossentropy(0.0), label_smoothing=0.1)
@@ -395,11 +430,14 @@ def test_logits_that_are_no_numbers_are_one_finding():
 class Foreign(keras.Model):
     """Written out: one layer of attention each, with options for what correct models do otherwise than ours."""
 
-    def __init__(self, relative=False, positions=V, log_probabilities=False, gate="ones", **kwargs):
+    def __init__(
+        self, relative=False, positions=V, log_probabilities=False, gate="ones", source_table="embedding", **kwargs
+    ):
         super().__init__(**kwargs)
         normal = keras.initializers.RandomNormal(stddev=0.5, seed=1)
         self.relative, self.log_probabilities = relative, log_probabilities
         self.table = self.add_weight(shape=(V, 8), initializer=normal, name="embedding")
+        self.source_table = self.add_weight(shape=(V, 8), initializer=normal, name=source_table)
         if relative:
             self.bias = self.add_weight(shape=(64,), initializer=normal, name="bias_of_distances")
         else:
@@ -411,15 +449,16 @@ class Foreign(keras.Model):
     def call(self, inputs):
         source, target = inputs["source"], inputs["target"]
         real = ops.not_equal(source, 0)[:, None]  # (B, 1, S)
-        encoded = self.attended(0, self.embed(source), self.embed(source), real)
-        x = self.embed(target)
+        x = self.embed(self.source_table, source)
+        encoded = self.attended(0, x, x, real)
+        x = self.embed(self.table, target)
         steps = ops.arange(x.shape[1])
         x = self.attended(1, x, x, (steps[:, None] >= steps)[None])
         logits = ops.matmul(self.attended(2, x, encoded, real, distances=False), ops.transpose(self.table))
         return ops.log_softmax(logits) if self.log_probabilities else logits
 
-    def embed(self, ids):
-        x = ops.take(self.table, ids, axis=0)
+    def embed(self, table, ids):
+        x = ops.take(table, ids, axis=0)
         return x if self.relative else x + ops.convert_to_tensor(self.places)[: ids.shape[1]]
 
     def attended(self, number, x, keys, mask, distances=True):
@@ -454,6 +493,13 @@ def test_no_false_alarm_on_correct_models_of_other_kinds(options, not_checked, m
     assert report.ok, report
     lacks = {"attention scaling", "cached decoding", "target not shifted", "loss counts padding", "label smoothing"}
     assert {result.check for result in report.not_checked} - lacks - {"loss at the start"} <= not_checked, report
+
+
+def test_source_padding_is_looked_for_in_the_sources_own_table():
+    """Where that has another name there is nothing to tell by; the target's, which has the right one, says nothing."""
+    assert testing.attends_to_source_padding(foreign()).verdict == "ok"
+    found = testing.attends_to_source_padding(foreign(source_table="vectors_of_words"))
+    assert found.verdict == "not checked" and "of the source" in found.text
 
 
 def test_relative_positions():

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.losses import SmoothedCrossentropy
-from keras_transformer.testing.probes import moved_weights, source_and_target, with_an_empty_source
+from keras_transformer.testing.probes import moved_weights, some_labels, source_and_target, with_an_empty_source
 from keras_transformer.testing.recording import RecordGradients
 from keras_transformer.testing.report import needs, pitfall
 from keras_transformer.testing.scoring import mean_negative_log_likelihood
@@ -25,7 +25,7 @@ def loss_at_start(subject):
     needs(subject, "fresh")
     new = subject.fresh()
     source, target = source_and_target(new)
-    labels, _ = source_and_target(new, seed=1)
+    labels = some_labels(new, seed=1)
     loss, guessing = mean_negative_log_likelihood(new.run(source, target), labels), math.log(new.vocabulary_size)
     if not loss <= guessing + _ABOVE_LOG_V:
         return (
@@ -45,7 +45,7 @@ def gradients(subject):
     """
     needs(subject, "model")
     source, target = with_an_empty_source(subject)
-    labels, _ = source_and_target(subject, lengths=(target.shape[1], 1), seed=1)
+    labels = some_labels(subject, seed=1)
     labels = np.where(target == subject.pad_id, subject.pad_id, labels)
     subject.run(*source_and_target(subject))  # builds the model, if that is still to be done
     trainer = _Trainer(subject)
