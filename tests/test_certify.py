@@ -18,7 +18,7 @@ from keras import ops
 from make_anchor import ANCHOR
 
 import keras_transformer as kt
-from keras_transformer.certify import certify, child, table
+from keras_transformer.certify import certify, child, orphans, table
 from keras_transformer.certify.certificate import Result, certificate, rescore, run_backend, run_backends
 from keras_transformer.certify.comparison import BOUNDS, compare
 from keras_transformer.certify.plan import Plan
@@ -334,6 +334,23 @@ def test_a_process_that_is_killed_is_told_by_the_signal(plan, tmp_path, monkeypa
     )
     failure = run_backend(keras.backend.backend(), tmp_path).failure
     assert failure == {"stage": "start", "message": "it was ended by SIGKILL, as the system does where memory runs out"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="parents of processes")
+def test_no_process_outlives_the_one_that_started_it():
+    """As where a certification is ended by SIGTERM. The module is read by itself: the package would start a backend."""
+    watch = f"runpy.run_path({orphans.__file__!r})['end_with_parent'](0.01)"
+    child = f"import runpy, time; {watch}; print(1, flush=True); time.sleep(60)"
+    parent = (
+        "import os, subprocess, sys\n"
+        f"os.environ[{orphans.PARENT!r}] = str(os.getpid())\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid)"
+    )
+    # What this waits for is the end of the pipe, which the child holds as well.
+    ended = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=30, check=True)
+    assert int(ended.stdout) > 0
 
 
 def test_a_certificate_tells_what_was_computed(plan, tmp_path, monkeypatch):

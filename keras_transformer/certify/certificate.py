@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_transformer._version import __version__
 from keras_transformer.certify.comparison import BOUNDS, RESCORED, SEARCHES, compare
+from keras_transformer.certify.orphans import PARENT
 from keras_transformer.certify.plan import DONE, Plan, files_of
 from keras_transformer.environment import BACKENDS, installed_backends
 from keras_transformer.presets import get_preset
@@ -224,7 +225,7 @@ def preset_checkpoint(preset, folder, echo=None, timeout=TIMEOUT):
 def _run(module, backend, folder, timeout):
     """A process of this package on one backend, on the CPU; several share the cores. Returns None, or how it ended amiss."""
     environment = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ | _ON_THE_CPU
-    environment["KERAS_BACKEND"] = backend
+    environment |= {"KERAS_BACKEND": backend, PARENT: str(os.getpid())}
     command = [sys.executable, "-m", module, str(folder)]
     try:
         child = subprocess.run(
