@@ -370,6 +370,23 @@ def test_another_kind_of_model_is_told_how():
         testing.Seq2Seq(lambda source, target: None, vocabulary_size=5)
 
 
+def test_what_does_not_fit_the_adapter_is_told():
+    model = kt.Transformer(**SIZES)
+    call = lambda source, target: model({"source": source, "target": target})  # noqa: E731
+    found = testing.looks_ahead(testing.Seq2Seq(call, vocabulary_size=V - 1))
+    assert found.verdict == "not checked" and "(8, 8, 19) here. Received: (8, 8, 20); vocabulary_size is" in found.text
+    inputs, labels = GOOD_BATCH
+    for batch in ((tuple(inputs.values()), labels), ({"input": labels}, labels), labels):
+        with pytest.raises(ValueError, match=r'batch must be \(\{"source": \(B, S\), .* Received: '):
+            testing.check(model, batch=batch)
+    arrays = lambda *ids: ops.convert_to_numpy(call(*ids))  # noqa: E731  as model.predict gives
+    found = testing.gradients(testing.Seq2Seq(arrays, vocabulary_size=V, model=model))
+    assert found.verdict == "not checked"
+    tensors = {name: ops.convert_to_tensor(ids) for name, ids in inputs.items()}, ops.convert_to_tensor(labels)
+    subject = testing.Seq2Seq(call, vocabulary_size=V, batch=tensors)
+    assert testing.target_not_shifted(subject).verdict == "ok"
+
+
 def test_what_a_model_raises_is_not_checked():
     """As one of fixed lengths, whose lengths the adapter can say; and results come one by one."""
 

@@ -122,7 +122,10 @@ class _Trainer(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        logits = ops.cast(self._subject.logits(inputs["source"], inputs["target"]), "float32")
+        logits = self._subject.logits(inputs["source"], inputs["target"])
+        if not ops.is_tensor(logits):  # as of model.predict: no gradient goes through it
+            raise ValueError(f"logits must be a tensor, as model(...) gives it. Received: {type(logits).__name__}.")
+        logits = ops.cast(logits, "float32")
         return ops.maximum(logits, -1e9)  # a model may forbid an id by -inf, which no mean over V survives
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -11,8 +11,10 @@ from keras_transformer.testing.report import NotChecked, needs, pitfall
 def target_not_shifted(subject):
     """Whether the decoder reads the very tokens it shall predict. Of a packed batch, pair by pair."""
     needs(subject, "batch")
-    inputs, labels = subject.batch
-    target, labels = np.asarray(inputs["target"]), np.asarray(labels)
+    inputs, labels = subject.batch[:2]
+    target, labels = map(
+        ops.convert_to_numpy, (inputs["target"], labels)
+    )  # tensors on another device may be among them
     real = labels != subject.pad_id
     if not real.any():
         raise NotChecked("needs a batch with real tokens; this one is padding alone")
@@ -20,7 +22,7 @@ def target_not_shifted(subject):
         return "the decoder reads the very tokens it shall predict: shift the target by one, bos in front."
     behind = real[:, 1:] & (target[:, 1:] != subject.pad_id) if target.shape == labels.shape else None
     if behind is not None and "target_segments" in inputs:
-        segments = np.asarray(inputs["target_segments"])
+        segments = ops.convert_to_numpy(inputs["target_segments"])
         behind &= segments[:, 1:] == segments[:, :-1]  # where a pair begins there is bos
     if behind is None or (target[:, 1:] != labels[:, :-1])[behind].any():
         return "labels are not the target one position ahead: target is bos + tokens, labels are tokens + eos."
