@@ -73,6 +73,8 @@ def test_all_backends_agree_at_every_stage(plan, found):
     first = found[BACKENDS[0]].stages
     assert len(first["gradients"]) == 1 + 12 + 20  # every weight: the table, an encoder layer, a decoder layer
     assert first["loss curve"]["loss"].shape == (SLICE["steps"],)
+    largest = {stage["stage"]: stage.get("largest") for stage in result["stages"]}
+    assert largest["greedy search"] == np.abs(first["greedy search"]["scores"]).max() and largest["batch order"] is None
     assert table(result)[-1] == "All agree."
     json.dumps(result, allow_nan=False)
 
@@ -510,8 +512,10 @@ def test_the_reference_is_asked_for_its_score_of_other_ids(tmp_path, monkeypatch
 @pytest.mark.parametrize("other", [{"loss": np.array([np.nan, 2.0])}, {"loss": np.zeros(3)}, {"other": np.zeros(2)}])
 def test_what_cannot_be_compared_does_not_agree(plan, other):
     assert not compare("loss curve", {"loss": np.array([3.0, 2.0])}, other).agrees
-    result = certificate(plan, synthetic(**{"loss curve": other}))
+    results = synthetic(**{"loss curve": other})
+    result = certificate(plan, results)
     json.dumps(result, allow_nan=False)
+    json.dumps(certificate(plan, dict(reversed(results.items()))), allow_nan=False)  # with the reference of no numbers
     assert any("not comparable" in line for line in table(result))
 
 

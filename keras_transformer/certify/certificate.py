@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_transformer._version import __version__
-from keras_transformer.certify.comparison import BOUNDS, RESCORED, SEARCHES, compare
+from keras_transformer.certify.comparison import BOUNDS, RESCORED, SEARCHES, compare, largest
 from keras_transformer.certify.orphans import PARENT
 from keras_transformer.certify.plan import DONE, Plan, files_of
 from keras_transformer.environment import BACKENDS, installed_backends
@@ -302,14 +302,9 @@ def _failed(backend, failure):
 
 def _stage(stage, by_backend, first):
     bound = BOUNDS[stage]
-    largest = (
-        {}
-        if bound.limit == 0
-        else {"largest": float(max(np.abs(values).max(initial=0.0) for values in first.values()))}
-    )
     return {
         "stage": stage,
-        **largest,
+        **({} if bound.limit == 0 else {"largest": _number(largest(stage, first))}),
         "bound": bound.limit,
         "unit": bound.unit,
         "agrees": all(difference.agrees for difference in by_backend.values()),
@@ -322,8 +317,13 @@ def _stage(stage, by_backend, first):
 
 
 def _rounded(measured):
-    """To three digits; None, as JSON has it, where nothing could be measured."""
-    return float(f"{measured:.3g}") if math.isfinite(measured) else None
+    """To three digits; None where nothing could be measured."""
+    return _number(float(f"{measured:.3g}"))
+
+
+def _number(value):
+    """NaN and infinity as None: JSON has neither."""
+    return value if math.isfinite(value) else None
 
 
 def _versions():
