@@ -238,7 +238,7 @@ def test_what_is_said_of_a_mutant():
     assert testing.looks_ahead(FirstSentenceLeaks.make()).verdict == "ok"
 
 
-@pytest.mark.parametrize("updates", [120, pytest.param(400, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("updates", [200, pytest.param(400, marks=pytest.mark.deep)])
 def test_a_mutant_that_cannot_learn_is_caught(updates, monkeypatch):
     """A correct model of this size has learnt by then: see test_a_correct_model_learns_ten_pairs_and_gets_its_weights_back."""
     monkeypatch.setattr(testing.learning, "_UPDATES", updates)
@@ -319,7 +319,7 @@ def test_no_false_alarm_on_a_correct_model(norm, tie_embeddings, monkeypatch):
 
 
 def test_a_correct_model_learns_ten_pairs_and_gets_its_weights_back(monkeypatch):
-    monkeypatch.setattr(testing.learning, "_UPDATES", 120)
+    monkeypatch.setattr(testing.learning, "_UPDATES", 200)
     model = kt.Transformer(**SIZES)
     before = model.get_weights()
     assert testing.learns_ten_pairs(model).verdict == "ok"
