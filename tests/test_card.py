@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import keras
 import pytest
@@ -40,6 +41,16 @@ def test_a_saved_translators_card_and_certificate_are_told(tmp_path):
     told = text.split("## Agreement of the backends\n\n")[1].split("##")[0]
     assert told.startswith("Verdict: agree.") and "- logits: jax 1.64e-06, torch 1.82e-06; bound 1e-05 (" in told
     assert "{" not in told
+
+
+def test_a_certificate_of_other_weights_is_not_told(tmp_path):
+    """As of a run that was trained on after it."""
+    shutil.copytree(ANCHOR, tmp_path / "translator")
+    shutil.copy(ANCHOR / "certificate.json", tmp_path)
+    assert facts_of_run(tmp_path)["certificate"]["verdict"] == "agree"
+    weights = tmp_path / "translator" / "model.weights.h5"
+    weights.write_bytes(weights.read_bytes() + b"more")
+    assert facts_of_run(tmp_path)["certificate"].startswith("none of these weights")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from keras import ops
 from make_anchor import ANCHOR
 
 import keras_transformer as kt
-from keras_transformer.certify import certify, child, table
+from keras_transformer.certify import certify, child, orphans, table
 from keras_transformer.certify.certificate import Result, certificate, rescore, run_backend, run_backends
 from keras_transformer.certify.comparison import BOUNDS, compare
 from keras_transformer.certify.plan import Plan
@@ -72,6 +73,8 @@ def test_all_backends_agree_at_every_stage(plan, found):
     first = found[BACKENDS[0]].stages
     assert len(first["gradients"]) == 1 + 12 + 20  # every weight: the table, an encoder layer, a decoder layer
     assert first["loss curve"]["loss"].shape == (SLICE["steps"],)
+    largest = {stage["stage"]: stage.get("largest") for stage in result["stages"]}
+    assert largest["greedy search"] == np.abs(first["greedy search"]["scores"]).max() and largest["batch order"] is None
     assert table(result)[-1] == "All agree."
     json.dumps(result, allow_nan=False)
 
@@ -319,6 +322,39 @@ def test_a_process_that_hangs_is_ended(plan, tmp_path):
     assert result.failure == {"stage": "start", "message": "it was not done within 0.2 seconds"}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_process_that_is_killed_is_told_by_the_signal(plan, tmp_path, monkeypatch):
+    """Not by what it printed last."""
+    child = [
+        sys.executable,
+        "-c",
+        "import os, sys; print('a warning', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
+    ]
+    run = subprocess.run
+    monkeypatch.setattr(
+        "keras_transformer.certify.certificate.subprocess.run", lambda _, **options: run(child, **options)
+    )
+    failure = run_backend(keras.backend.backend(), tmp_path).failure
+    assert failure == {"stage": "start", "message": "it was ended by SIGKILL, as the system does where memory runs out"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="parents of processes")
+def test_no_process_outlives_the_one_that_started_it():
+    """As where a certification is ended by SIGTERM. The module is read by itself: the package would start a backend."""
+    watch = f"runpy.run_path({orphans.__file__!r})['end_with_parent'](0.01)"
+    child = f"import runpy, time; {watch}; print(1, flush=True); time.sleep(60)"
+    parent = (
+        "import os, subprocess, sys\n"
+        f"os.environ[{orphans.PARENT!r}] = str(os.getpid())\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid)"
+    )
+    # What this waits for is the end of the pipe, which the child holds as well.
+    ended = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=30, check=True)
+    assert int(ended.stdout) > 0
+
+
 def test_a_certificate_tells_what_was_computed(plan, tmp_path, monkeypatch):
     """Fewer sentences than asked for where the text has no more; and files that changed meanwhile are no proof."""
     for name in ("source", "target"):
@@ -476,8 +512,10 @@ def test_the_reference_is_asked_for_its_score_of_other_ids(tmp_path, monkeypatch
 @pytest.mark.parametrize("other", [{"loss": np.array([np.nan, 2.0])}, {"loss": np.zeros(3)}, {"other": np.zeros(2)}])
 def test_what_cannot_be_compared_does_not_agree(plan, other):
     assert not compare("loss curve", {"loss": np.array([3.0, 2.0])}, other).agrees
-    result = certificate(plan, synthetic(**{"loss curve": other}))
+    results = synthetic(**{"loss curve": other})
+    result = certificate(plan, results)
     json.dumps(result, allow_nan=False)
+    json.dumps(certificate(plan, dict(reversed(results.items()))), allow_nan=False)  # with the reference of no numbers
     assert any("not comparable" in line for line in table(result))
 
 

@@ -3,7 +3,7 @@
 After the translator. The parent (``certificate.py``) starts a process for each backend (``child.py``), which computes the stages
 (``stages.py``) of a plan (``plan.py``); then it compares them (``comparison.py``) and reports (``report.py``). What one decoded
 otherwise than the reference is scored by the reference (``rescore.py``). The parent itself needs no backend. ``preset.py`` makes
-a checkpoint of a preset where none is given.
+a checkpoint of a preset where none is given. A process whose parent is gone ends (``orphans.py``).
 """
 
 from keras_transformer.certify.certificate import certify, preset_checkpoint

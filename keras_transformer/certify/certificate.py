@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_transformer._version import __version__
-from keras_transformer.certify.comparison import BOUNDS, RESCORED, SEARCHES, compare
+from keras_transformer.certify.comparison import BOUNDS, RESCORED, SEARCHES, compare, largest
+from keras_transformer.certify.orphans import PARENT
 from keras_transformer.certify.plan import DONE, Plan, files_of
 from keras_transformer.environment import BACKENDS, installed_backends
 from keras_transformer.presets import get_preset
@@ -223,7 +225,7 @@ def preset_checkpoint(preset, folder, echo=None, timeout=TIMEOUT):
 def _run(module, backend, folder, timeout):
     """A process of this package on one backend, on the CPU; several share the cores. Returns None, or how it ended amiss."""
     environment = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ | _ON_THE_CPU
-    environment["KERAS_BACKEND"] = backend
+    environment |= {"KERAS_BACKEND": backend, PARENT: str(os.getpid())}
     command = [sys.executable, "-m", module, str(folder)]
     try:
         child = subprocess.run(
@@ -233,7 +235,15 @@ def _run(module, backend, folder, timeout):
         return f"it was not done within {timeout:g} seconds"
     if not child.returncode:
         return None
+    if child.returncode < 0:  # what it printed last, a warning perhaps, is not why
+        return f"it was ended by {_signal(-child.returncode)}"
     return (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+
+
+def _signal(number):
+    """Its name, and what SIGKILL mostly means."""
+    name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+    return f"{name}, as the system does where memory runs out" if name == "SIGKILL" else name
 
 
 def _read_stages(folder, backend):
@@ -292,14 +302,9 @@ def _failed(backend, failure):
 
 def _stage(stage, by_backend, first):
     bound = BOUNDS[stage]
-    largest = (
-        {}
-        if bound.limit == 0
-        else {"largest": float(max(np.abs(values).max(initial=0.0) for values in first.values()))}
-    )
     return {
         "stage": stage,
-        **largest,
+        **({} if bound.limit == 0 else {"largest": _number(largest(stage, first))}),
         "bound": bound.limit,
         "unit": bound.unit,
         "agrees": all(difference.agrees for difference in by_backend.values()),
@@ -312,8 +317,13 @@ def _stage(stage, by_backend, first):
 
 
 def _rounded(measured):
-    """To three digits; None, as JSON has it, where nothing could be measured."""
-    return float(f"{measured:.3g}") if math.isfinite(measured) else None
+    """To three digits; None where nothing could be measured."""
+    return _number(float(f"{measured:.3g}"))
+
+
+def _number(value):
+    """NaN and infinity as None: JSON has neither."""
+    return value if math.isfinite(value) else None
 
 
 def _versions():

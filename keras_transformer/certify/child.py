@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_transformer.certify.orphans import end_with_parent
 from keras_transformer.certify.plan import DONE, Plan
 from keras_transformer.certify.stages import Subject, stages
 
@@ -48,4 +49,5 @@ def _whole(path, write):
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(sys.argv[1])

@@ -156,5 +156,20 @@ def compare(stage, first, other):
     return BOUNDS[stage].measure(first, other, BOUNDS[stage].limit)
 
 
+def largest(stage, parts):
+    """The largest entry of one backend's parts {name: array} at ``stage``; of a search, of its scores.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.certify.comparison import largest
+    >>> largest("greedy search", {"ids": np.array([[[785, 3]]]), "scores": np.array([[-0.5]])})
+    0.5
+    """
+    if stage in SEARCHES:
+        parts = {"scores": parts["scores"][parts["scores"] > _NOTHING]}
+    return float(max(np.abs(values).max(initial=0.0) for values in parts.values()))
+
+
 def _shape(parts, name):
     return parts[name].shape if name in parts else "missing"

@@ -1,9 +1,10 @@
 """What is to be certified and how much of it: written by the parent, read by the process of each backend."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
+
+from keras_transformer.artifacts.manifest import file_sha256
 
 # What a process says of itself once nothing is left to compute; before, it names the stage it is at.
 DONE = "done"
@@ -59,11 +60,6 @@ def files_of(plan):
     """
     folder = Path(plan.translator)
     return {
-        "sha256": {name: _sha256(folder / name) for name in _FILES if (folder / name).is_file()},
-        "text": None if plan.source is None else [_sha256(plan.source), _sha256(plan.target)],
+        "sha256": {name: file_sha256(folder / name) for name in _FILES if (folder / name).is_file()},
+        "text": None if plan.source is None else [file_sha256(plan.source), file_sha256(plan.target)],
     }
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from keras_transformer.certify.orphans import end_with_parent
 from keras_transformer.schedules import WarmupInverseSqrt
 from keras_transformer.text.batches import Batches
 from keras_transformer.text.demo import demo_corpus
@@ -34,4 +35,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(sys.argv[1])

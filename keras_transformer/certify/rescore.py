@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_transformer.certify.orphans import end_with_parent
 from keras_transformer.certify.plan import Plan
 from keras_transformer.certify.stages import Subject, rescored, searches
 
@@ -25,4 +26,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(sys.argv[1])

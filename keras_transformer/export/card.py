@@ -23,12 +23,16 @@ FACTS = {
     "licence": "Licence",
 }
 _UNKNOWN = "not stated"
+_OTHER_WEIGHTS = (
+    "none of these weights: the certificate in the run folder is of others, from before more training perhaps"
+)
 
 
 def facts_of_run(run) -> dict:
     """What a run folder tells of how its model was made: {"made_by": ..., "certificate": ...}, or less; {} for another folder.
 
-    The card of a saved translator, where it has one, tells its part of FACTS.
+    The card of a saved translator, where it has one, tells its part of FACTS. A certificate of other files than the translator's is
+    not told, but that it is of others.
 
     Args:
         run: path.
@@ -43,8 +47,19 @@ def facts_of_run(run) -> dict:
     if (run / "run.yaml").is_file():
         facts["made_by"] = {"command": "keras-transformer train", "settings": _settings(run)}
     if (run / "certificate.json").is_file():
-        facts["certificate"] = _read(run / "certificate.json", json.loads)
+        certificate = _read(run / "certificate.json", json.loads)
+        facts["certificate"] = certificate if _is_of(certificate, run) else _OTHER_WEIGHTS
     return facts
+
+
+def _is_of(certificate, run):
+    """Whether a certificate's digests, where it has some, are those of the translator in ``run``."""
+    checkpoint = certificate.get("checkpoint")
+    digests = checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
+    folder = run / "translator" if (run / "translator").is_dir() else run
+    return not isinstance(digests, dict) or all(
+        (folder / name).is_file() and file_sha256(folder / name) == digest for name, digest in digests.items()
+    )
 
 
 def data_of_run(run) -> dict:

@@ -51,7 +51,7 @@ class Seq2Seq:
         target_length: T likewise.
 
     Raises:
-        ValueError: the vocabulary has fewer than three ids but the special ones, or a length is below 4.
+        ValueError: the vocabulary has fewer than three ids but the special ones, a length is below 4, or the batch is no such pair.
 
     Example:
 
@@ -92,6 +92,11 @@ class Seq2Seq:
                 "The checks need rows of four ids and more. Received: "
                 f"source_length={self.source_length}, target_length={self.target_length}."
             )
+        if self.batch is not None and not _is_batch(self.batch):
+            raise ValueError(
+                'batch must be ({"source": (B, S), "target": (B, T)}, labels (B, T)), as training gets it. Received: '
+                f"{_described(self.batch)}."
+            )
 
     @property
     def words(self):
@@ -107,11 +112,23 @@ class Seq2Seq:
 
     def run(self, source, target):
         """Logits as a NumPy array."""
-        return _run(self.logits, source, target)
+        return self._run(self.logits, source, target)
 
     def run_cached(self, source, target):
         """The same, by way of the cache."""
-        return _run(self.cached_logits, source, target)
+        return self._run(self.cached_logits, source, target)
+
+    def _run(self, function, source, target):
+        source, target = (ops.convert_to_tensor(np.asarray(ids), dtype="int32") for ids in (source, target))
+        logits = np.asarray(ops.convert_to_numpy(ops.cast(function(source, target), "float32")))
+        if logits.shape != (expected := (*target.shape, self.vocabulary_size)):
+            raise ValueError(
+                f"logits must have the shape (B, T, V), {expected} here. Received: {logits.shape}; vocabulary_size is the V of the "
+                "logits"
+            )
+        if not (logits < np.inf).all():
+            raise NotFinite("the logits are not finite: see the check for that")
+        return logits
 
     def differ(self, one, other):
         """Whether two arrays of logits differ by more than rounding.
@@ -126,12 +143,20 @@ class Seq2Seq:
         return bool(np.abs(one - other).max(initial=0.0) > self.tolerance * scale)
 
 
-def _run(function, source, target):
-    source, target = (ops.convert_to_tensor(np.asarray(ids), dtype="int32") for ids in (source, target))
-    logits = np.asarray(ops.convert_to_numpy(ops.cast(function(source, target), "float32")))
-    if not (logits < np.inf).all():
-        raise NotFinite("the logits are not finite: see the check for that")
-    return logits
+def _is_batch(batch):
+    return (
+        isinstance(batch, (tuple, list))
+        and len(batch) in (2, 3)
+        and isinstance(batch[0], dict)
+        and {"source", "target"} <= batch[0].keys()
+    )
+
+
+def _described(batch):
+    """The kinds of what a batch is made of."""
+    if not isinstance(batch, (tuple, list)):
+        return type(batch).__name__
+    return ", ".join(str(sorted(part)) if isinstance(part, dict) else type(part).__name__ for part in batch)
 
 
 def adapt(model, batch=None):

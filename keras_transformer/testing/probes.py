@@ -18,6 +18,11 @@ def source_and_target(subject, rows=ROWS, lengths=None, seed=0):
     return source, target
 
 
+def some_labels(subject, seed=0):
+    """Labels (ROWS, T) of words, which end with eos; no padding."""
+    return source_and_target(subject, lengths=(subject.target_length, 1), seed=seed)[0]
+
+
 def uneven(subject, source, target, fewest=0):
     """The same with ``fewest`` or three ids of padding at the end of a row: (source, target, lengths of both, each (rows,)).
 

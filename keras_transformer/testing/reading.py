@@ -185,23 +185,31 @@ def attends_to_source_padding(subject):
     telling = [table for table in tables if not _row_moves(subject, table, whole, target)]
     if not telling:
         raise NotChecked("the row of the padding id moves logits where nothing is padded")
+    # Nor does one that the source does not go through, as where the source's own has another name.
+    first, *_ = subject.words
+    elsewhere = np.where(target == first, subject.words[1], target)
+    of_one_word = np.where(whole == subject.eos_id, whole, first)
+    telling = [table for table in telling if _row_moves(subject, table, of_one_word, elsewhere, row=first)]
+    if not telling:
+        raise NotChecked("needs the embedding table (V, D) of the source, whose name contains 'embed'")
     if any(_row_moves(subject, table, source, target) for table in telling):
         return "the vector of the padding id reaches the logits: the source's padding is attended to."
     return None
 
 
-def _row_moves(subject, table, source, target):
-    """Whether another row of the padding id in ``table`` changes the logits of other ids."""
+def _row_moves(subject, table, source, target, row=None):
+    """Whether another row of an id in ``table``, the padding id's by itself, changes the logits of other ids."""
+    row = subject.pad_id if row is None else row
     logits, before = subject.run(source, target), np.asarray(ops.convert_to_numpy(table))
     changed = before.copy()
-    changed[subject.pad_id] += np.random.default_rng(1).normal(size=before.shape[1])
+    changed[row] += np.random.default_rng(1).normal(size=before.shape[1])
     try:
         table.assign(changed)
         moved = subject.run(source, target)
     finally:
         table.assign(before)
-    # The score of the padding id itself may move: a tied table is the output projection too.
-    return subject.differ(np.delete(moved, subject.pad_id, -1), np.delete(logits, subject.pad_id, -1))
+    # The score of the id itself may move: a tied table is the output projection too.
+    return subject.differ(np.delete(moved, row, -1), np.delete(logits, row, -1))
 
 
 @pitfall("random at inference", example=OK)
