@@ -73,6 +73,7 @@ class Training:
         code = self.process.wait()
         seconds = time.monotonic() - begin
         self._reader.join()
+        self.process.stderr.close()
         return seconds, code
 
 
