@@ -84,6 +84,7 @@ class Training:
         code = self.process.wait()
         end = time.monotonic()
         self._reader.join()
+        self.process.stderr.close()
         answered = self.times[self.said.index("answering")] if "answering" in self.said else begin
         return end - begin, end - max(begin, answered), code
 

@@ -1,7 +1,7 @@
 """A run: one folder with all that training makes, which training again on the same folder continues.
 
 run.yaml          the settings it was begun with; written last, so that a run which could not begin leaves none
-tokenizer.model   the vocabulary
+tokenizer.model   the vocabulary, with its sha256 beside it: another would make other ids of the same text
 checkpoints/      all that training is made of, after the last epochs, and where it stood ten minutes ago or was broken off
 lock.json         pid and host of the process that trains, while one does
 translator/       model and tokenizer after the best epoch, by validation BLEU or what else is monitored
@@ -17,7 +17,14 @@ from pathlib import Path
 import keras
 import yaml
 
-from keras_transformer.artifacts import LOCK_FILE, FolderLock, write_file
+from keras_transformer.artifacts import (
+    LOCK_FILE,
+    SIDECAR_SUFFIX,
+    FolderLock,
+    check_sidecar,
+    write_file,
+    write_with_sidecar,
+)
 from keras_transformer.backend_training import device_memory, is_out_of_memory
 from keras_transformer.callbacks import (
     Bleu,
@@ -142,6 +149,7 @@ class Run:
 
     Raises:
         ValueError: the folder holds a run with other settings, or the texts are not fit to train on.
+        ArtifactError: a ValueError: the run's tokenizer or newest checkpoint is damaged.
 
     Example:
 
@@ -161,7 +169,7 @@ class Run:
         validation = None
         if settings.valid_source is not None:
             validation = read_pairs(settings.valid_source, settings.valid_target)
-        tokenizer = load_tokenizer(self.folder / TOKENIZER_FILE) if begun else None
+        tokenizer = self._own_tokenizer() if begun else None
         if tokenizer is None and not settings.is_prepared:
             tokenizer = _trained_tokenizer(text, filled["vocabulary_size"], settings.separate_vocabularies)
         batching = {"batch_tokens": filled["batch_tokens"]}
@@ -213,7 +221,7 @@ class Run:
         with FolderLock(self.folder):
             if self._is_begun():
                 return
-            write_file(self.folder / TOKENIZER_FILE, self.tokenizer.to_bytes())
+            write_with_sidecar(self.folder / TOKENIZER_FILE, lambda new: new.write_bytes(self.tokenizer.to_bytes()))
             # The global policy is each process's own: what this run has must stand in its record.
             dataclasses.replace(self.settings, dtype=self.settings.filled()["dtype"]).write(self.folder / SETTINGS_FILE)
 
@@ -231,13 +239,27 @@ class Run:
                 "back, or give another output folder."
             )
         # What a kill at the very beginning leaves is made anew.
-        left = {TOKENIZER_FILE, f".{TOKENIZER_FILE}-new", f".{SETTINGS_FILE}-new", LOCK_FILE}
+        sidecar = TOKENIZER_FILE + SIDECAR_SUFFIX
+        left = {
+            TOKENIZER_FILE,
+            sidecar,
+            f".new-{TOKENIZER_FILE}",
+            f".{sidecar}-new",
+            f".{SETTINGS_FILE}-new",
+            LOCK_FILE,
+        }
         if self.folder.is_dir() and any(path.name not in left for path in self.folder.iterdir()):
             raise ValueError(
                 f"{self.folder} holds other files, among which a run would be lost: there is no {SETTINGS_FILE}. Give a new "
                 "or empty output folder."
             )
         return False
+
+    def _own_tokenizer(self):
+        path = self.folder / TOKENIZER_FILE
+        if path.with_name(path.name + SIDECAR_SUFFIX).exists():  # a run begun by an earlier release has none
+            check_sidecar(path)
+        return load_tokenizer(path)
 
     def _check_settings(self, before, now):
         different = [name for name in before if name != "remat" and not _is_same(name, before[name], now[name])]

@@ -52,7 +52,7 @@ def test_lines_that_cannot_be_known_are_not_told(model):
     """Keras shuffles: the number of a batch is not its place. And a row of bad steps may have begun an epoch before."""
     assert "holds lines" not in told(model, FiniteGuard(patience=2, every=1))
     message = told(model, FiniteGuard(patience=3, every=1), epochs=2, shuffle=False)
-    assert "The gradients of 4 steps in a row, from step " in message and "holds lines" not in message
+    assert "The gradients of 3 steps in a row, from step " in message and "holds lines" not in message
 
 
 @pytest.mark.parametrize("arguments", [{"patience": 0}, {"every": 0}, {"patience": 1.5}])

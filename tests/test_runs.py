@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import sentencepiece
 
 import keras_transformer as kt
 from keras_transformer.artifacts import FolderLock
@@ -107,6 +108,24 @@ def test_record_of_settings_stays_and_damage_is_told(settings, tmp_path, monkeyp
     record.unlink()
     with pytest.raises(ValueError, match=r"holds checkpoints, but no run.yaml"):
         Run(tmp_path / "run", settings)
+
+
+def test_a_tokenizer_that_has_changed_is_refused(settings, tmp_path):
+    """A flipped bit in a piece makes other ids of the same text; SentencePiece reads it all the same."""
+    Run(tmp_path / "run", settings).begin()
+    path = tmp_path / "run" / "tokenizer.model"
+    content = path.read_bytes()
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=content)
+    piece = pieces.id_to_piece(len(pieces) - 1).encode()
+    entry = b"\n" + bytes([len(piece)]) + piece
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, entry[:-1] + b"Q"))
+    assert kt.Tokenizer.load(path).vocabulary_size == len(pieces)
+    with pytest.raises(kt.ArtifactError, match="tokenizer.model cannot be used: corrupt: its sha256 is not"):
+        Run(tmp_path / "run", settings)
+    path.with_name("tokenizer.model.sha256.json").unlink()  # as in a run of an earlier release
+    path.write_bytes(content)
+    assert Run(tmp_path / "run", settings).tokenizer.to_bytes() == content
 
 
 def test_kill_while_settings_are_written_leaves_none_of_them(settings, tmp_path, monkeypatch):
@@ -254,6 +273,7 @@ def test_prepared_text_with_another_vocabulary_or_a_target_is_refused(settings, 
     assert not (tmp_path / "run").exists()
     Run(tmp_path / "run", prepared).begin()
     kt.Tokenizer.train(DE, vocabulary_size=290).save(tmp_path / "run" / "tokenizer.model")
+    (tmp_path / "run" / "tokenizer.model.sha256.json").unlink()
     with pytest.raises(ValueError, match="was prepared with another tokenizer than"):
         Run(tmp_path / "run", prepared)
 

@@ -17,7 +17,7 @@ from keras_transformer.artifacts.errors import ArtifactError
 from keras_transformer.artifacts.hdf5 import check_hdf5
 from keras_transformer.artifacts.lock import LOCK_FILE, FolderInUse, FolderLock
 from keras_transformer.artifacts.manifest import MANIFEST_FILE, check_manifest, file_sha256, parse_json, write_manifest
-from keras_transformer.artifacts.sidecar import check_sidecar, write_with_sidecar
+from keras_transformer.artifacts.sidecar import SIDECAR_SUFFIX, check_sidecar, write_with_sidecar
 from keras_transformer.artifacts.steps import (
     latest_step,
     list_steps,
@@ -31,6 +31,7 @@ from keras_transformer.artifacts.steps import (
 __all__ = [
     "LOCK_FILE",
     "MANIFEST_FILE",
+    "SIDECAR_SUFFIX",
     "ArrayFile",
     "ArtifactError",
     "FolderInUse",

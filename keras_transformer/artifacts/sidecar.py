@@ -8,7 +8,7 @@ from keras_transformer.artifacts.disk import to_disk, write_file
 from keras_transformer.artifacts.errors import ArtifactError
 from keras_transformer.artifacts.manifest import file_sha256, parse_json
 
-SUFFIX = ".sha256.json"
+SIDECAR_SUFFIX = ".sha256.json"
 _MOST_BYTES = 10_000
 
 
@@ -77,7 +77,7 @@ def check_sidecar(path):
 
 def _sidecar(path):
     path = Path(path)
-    return path.with_name(path.name + SUFFIX)
+    return path.with_name(path.name + SIDECAR_SUFFIX)
 
 
 def _spell(entries):

@@ -164,7 +164,6 @@ class FiniteGuard(keras.callbacks.Callback):
 
 
 _ADVICE = (
-    "Try a smaller learning rate or a longer warmup, clip gradients (global_clipnorm=1.0), look at those lines, or train "
-    "in float32 or "
-    "bfloat16 in place of float16; then go on from the last checkpoint."
+    "Try a smaller learning rate or a longer warmup, clip gradients (global_clipnorm=1.0), look at the data of that batch, or "
+    "train in float32 or bfloat16 in place of float16; then go on from the last checkpoint."
 )
