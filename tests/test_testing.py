@@ -12,7 +12,7 @@ from keras import ops
 import keras_transformer as kt
 from keras_transformer import testing
 from keras_transformer.cli import main
-from keras_transformer.layers import padding_mask
+from keras_transformer.layers import causal_mask, padding_mask
 from keras_transformer.losses import TokenStatistics, token_statistics
 from keras_transformer.testing import CHECKS
 
@@ -111,6 +111,33 @@ class NormalisesOverTheBatch(Mutant):
         return x - ops.mean(x, axis=0, keepdims=True)
 
 
+class PositionsByTheRow(Mutant):
+    """As of an encoding (T, B, D) added to an input (B, T, D)."""
+
+    def encode(self, source, source_mask, training=None):
+        rows, positions = (
+            source.shape[0],
+            ops.arange(source.shape[0])[:, None],
+        )  # every token of row i stands at position i
+        x = self.source_embedding(source) + ops.cast(ops.sin(positions + ops.zeros((rows, 1))), "float32")[..., None]
+        return self.encoder(x, attention_mask=source_mask)
+
+
+class SourceMaskTooShort(Mutant):
+    def call(self, inputs, training=None):
+        length = inputs["source"].shape[1]
+        mask = (ops.arange(length) < length - 2)[None, None, None]
+        return self.decode(inputs, self.encode(inputs["source"], mask), mask)
+
+
+class CausalWithoutEncoder(Mutant):
+    """Where the encoder mixes all words this could not be told."""
+
+    def call(self, inputs, training=None):
+        encoded = self.source_embedding(inputs["source"])
+        return self.decode(inputs, encoded, causal_mask(inputs["source"].shape[1]))
+
+
 class AlwaysDrops(Mutant):
     sizes = {"dropout": 0.5}
 
@@ -198,13 +225,14 @@ class OneAheadSmoothing(kt.SmoothedCrossentropy):
 MUTANTS = {
     "logits are finite": [NotANumberWithoutSource],
     "looks ahead": [WithoutCausalMask],
-    "ignores source order": [WithoutSourcePositions],
+    "ignores source order": [WithoutSourcePositions, PositionsByTheRow],
     "ignores target order": [WithoutTargetPositions],
     "ignores the source": [WithoutSource],
     "same output": [Constant],
     "depends on padding": [WithoutEncoderMask, WithoutCrossMask, MaskOfTheFirstRow, MasksRolledByARow],
     "attends to source padding": [WithoutCrossMask, WithoutEncoderMask, MasksRolledByARow],
-    "mixes sentences": [NormalisesOverTheBatch, FirstSentenceLeaks],
+    "misses part of the source": [SourceMaskTooShort, CausalWithoutEncoder],
+    "mixes sentences": [NormalisesOverTheBatch, FirstSentenceLeaks, PositionsByTheRow],
     "random at inference": [AlwaysDrops],
     "attention scaling": [UnscaledAttention, ScaledTwice],
     "cached decoding": [CacheWithoutPositions],
@@ -236,6 +264,22 @@ def test_what_is_said_of_a_mutant():
     assert "the part 'value' of" in testing.gradients(DeadValueBias.make()).text
     assert "where a source is padding alone" in testing.logits_are_finite(NotANumberWithoutSource.make()).text
     assert testing.looks_ahead(FirstSentenceLeaks.make()).verdict == "ok"
+    assert (
+        "source token 1 changes nothing at target position 0"
+        in testing.misses_part_of_the_source(CausalWithoutEncoder.make()).text
+    )
+    assert "source token 6" in testing.misses_part_of_the_source(SourceMaskTooShort.make()).text
+    assert "equal sentences" in testing.mixes_sentences(PositionsByTheRow.make()).text
+
+
+def test_dropout_is_one_finding(monkeypatch):
+    """What is random would seem to look ahead, to mix sentences, to depend on padding."""
+    monkeypatch.delitem(CHECKS, SLOW)
+    report = testing.check(AlwaysDrops.make())
+    others = {"looks ahead", "mixes sentences", "depends on padding", "attends to source padding"}
+    found = {result.check for result in report.findings}
+    assert "random at inference" in found and not found & others, report
+    assert "random at inference" in testing.looks_ahead(AlwaysDrops.make()).text
 
 
 @pytest.mark.parametrize("updates", [200, pytest.param(400, marks=pytest.mark.deep)])
@@ -305,6 +349,11 @@ def test_a_target_that_is_not_shifted_is_caught():
     assert "shift the target by one" in testing.target_not_shifted(seen).text
     two_ahead = dataclasses.replace(model, batch=(inputs, np.array([[3, 0, 0], [6, 3, 0]])))
     assert "not the target one position ahead" in testing.target_not_shifted(two_ahead).text
+    endless = (
+        {"source": inputs["source"], "target": np.array([[2, 9, 0], [2, 5, 6]])},
+        np.array([[9, 7, 0], [5, 6, 8]]),
+    )
+    assert "never learns to stop" in testing.target_not_shifted(dataclasses.replace(model, batch=endless)).text
     assert testing.target_not_shifted(dataclasses.replace(model, batch=GOOD_BATCH)).verdict == "ok"
 
 
@@ -315,7 +364,7 @@ def test_no_false_alarm_on_a_correct_model(norm, tie_embeddings, monkeypatch):
     model = kt.Transformer(**SIZES, norm=norm, tie_embeddings=tie_embeddings)
     report = testing.check(model, batch=GOOD_BATCH)
     assert report.ok and not report.not_checked, report
-    assert len(report.results) == len(CHECKS) == 17
+    assert len(report.results) == len(CHECKS) == 18
 
 
 def test_a_correct_model_learns_ten_pairs_and_gets_its_weights_back(monkeypatch):
@@ -362,7 +411,7 @@ def test_what_is_not_given_is_not_checked():
         "learns ten pairs",
     }
     assert report.ok
-    assert str(report).splitlines()[-1] == "9 ok, 0 found, 9 not checked"
+    assert str(report).splitlines()[-1] == "10 ok, 0 found, 9 not checked"
     assert "not checked  label smoothing" in str(report)
 
 
@@ -415,6 +464,17 @@ def test_what_a_model_raises_is_not_checked():
     assert CHECKS["depends on padding"](sized).text.startswith("raised ValueError")
     with pytest.raises(ValueError, match="rows of four ids and more"):
         dataclasses.replace(subject, target_length=3)
+
+
+def test_what_a_layer_raises_is_told_too():
+    """Keras says first which layer it was."""
+
+    class Raises(keras.layers.Layer):
+        def call(self, ids):
+            raise ValueError("no such id\nand more")
+
+    found = testing.looks_ahead(testing.Seq2Seq(lambda source, target: Raises()(target), vocabulary_size=V))
+    assert found.text == "raised ValueError: Exception encountered when calling Raises.call(). no such id"
 
 
 @pytest.mark.parametrize("value", [-1e9, -float("inf")])
@@ -504,7 +564,10 @@ def foreign(**options):
         ({}, set()),  # V positions: a table that looks like one of tokens
         ({"positions": 64, "log_probabilities": True}, {"attends to source padding"}),  # whose normaliser any row moves
         ({"relative": True}, {"ignores target order"}),
-        ({"gate": "zeros"}, {"ignores the source", "ignores source order", "attends to source padding"}),  # ReZero
+        (
+            {"gate": "zeros"},
+            {"ignores the source", "ignores source order", "misses part of the source", "attends to source padding"},
+        ),  # ReZero
     ],
 )
 def test_no_false_alarm_on_correct_models_of_other_kinds(options, not_checked, monkeypatch):
@@ -595,7 +658,7 @@ def test_the_command_line_checks_a_saved_model(tmp_path, monkeypatch):
     kt.Translator(model, tokenizer).save(tmp_path / "good")
     result = CliRunner().invoke(main, ["check", str(tmp_path / "good")])
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == "16 ok, 0 found, 0 not checked"
+    assert result.stdout.splitlines()[-1] == "17 ok, 0 found, 0 not checked"
     assert "said of this package's training" in result.stderr
     plain = kt.Transformer.encode
     monkeypatch.setattr(kt.Transformer, "encode", lambda *args, **kwargs: ops.zeros_like(plain(*args, **kwargs)))

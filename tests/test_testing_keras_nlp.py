@@ -97,7 +97,7 @@ def test_no_false_alarm(monkeypatch):
     monkeypatch.delitem(testing.CHECKS, "learns ten pairs")
     report = testing.check(subject(Foreign))
     assert report.ok and not report.not_checked, report
-    assert len(report.results) == 17
+    assert len(report.results) == 18
 
 
 def test_a_correct_model_of_another_kind_learns_ten_pairs():

@@ -144,9 +144,17 @@ def run_backends(plan, backends, folder, echo=None, timeout=TIMEOUT):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         run = lambda backend: run_backend(backend, folder, echo, timeout)  # noqa: E731
         results = dict(zip(backends, pool.map(run, backends), strict=True))
-    if all(result.failure is not None and result.failure["stage"] == "checkpoint" for result in results.values()):
-        raise ValueError(results[backends[0]].failure["message"])
+    unread = {backend: result.failure for backend, result in results.items() if _is_unread(result.failure)}
+    if len(unread) == len(results):
+        raise ValueError(unread[backends[0]]["message"])
+    if echo is not None:
+        for backend, failure in unread.items():
+            echo(_failed(backend, failure))
     return results
+
+
+def _is_unread(failure):
+    return failure is not None and failure["stage"] == "checkpoint"
 
 
 def run_backend(backend, folder, echo=None, timeout=TIMEOUT):
@@ -157,7 +165,7 @@ def run_backend(backend, folder, echo=None, timeout=TIMEOUT):
     failure = None
     if ended is not None or status["stage"] != DONE:
         failure = {"stage": status["stage"], "message": status.get("message") or ended or "it ended early"}
-    if echo is not None:
+    if echo is not None and not _is_unread(failure):  # which is one error if all say so
         echo(f"{BACKENDS[backend]} is done." if failure is None else _failed(backend, failure))
     return Result(_read_stages(folder, backend), failure, status.get("loaded"))
 

@@ -9,6 +9,7 @@ from keras_transformer.testing.probes import (
     other_words,
     repeated,
     source_and_target,
+    steady_logits,
     uneven,
     with_an_empty_source,
 )
@@ -32,9 +33,9 @@ def logits_are_finite(subject):
 
 @pitfall("mixes sentences", example=OK)
 def mixes_sentences(subject):
-    """Whether a sentence changes the logits of another in its batch."""
+    """Whether a sentence's logits depend on the others in its batch, or on the row it stands in."""
     source, target = source_and_target(subject)
-    logits = subject.run(source, target)
+    logits = steady_logits(subject, source, target)
     # Any two rows differ in a bit of their numbers: with each bit and value in turn, each row is changed beside each other.
     for changed in ((np.arange(ROWS) >> bit & 1) == value for bit in range(3) for value in (0, 1)):
         others = [source.copy(), target.copy()]
@@ -42,6 +43,9 @@ def mixes_sentences(subject):
         others[1][changed, 1:] = other_words(subject, target[changed, 1:])
         if subject.differ(subject.run(*others)[~changed], logits[~changed]):
             return "a sentence changes the logits of another in its batch: axes are mixed up, or something is taken over the batch."
+    equal = subject.run(*(repeated(ids[0]) for ids in (source, target)))
+    if subject.differ(equal, repeated(equal[0])):
+        return "equal sentences of a batch get other logits: positions or a mask go by the row, as of (T, B) on input (B, T)."
     return None
 
 
@@ -50,7 +54,7 @@ def looks_ahead(subject):
     """Whether a target token changes logits before it, which shall predict it."""
     # Equal rows: no other can be what changes one.
     source, target = (repeated(ids[0]) for ids in source_and_target(subject))
-    logits = subject.run(source, target)
+    logits = steady_logits(subject, source, target)
     for j in range(1, target.shape[1]):
         changed = target.copy()
         changed[:, j] = other_words(subject, target[:, j])
@@ -66,12 +70,12 @@ def looks_ahead(subject):
 def ignores_source_order(subject):
     """Whether the order of the source's words is lost."""
     source, target = (repeated(ids[0]) for ids in source_and_target(subject))
+    moved = source.copy()
     for row in range(1, len(source)):
-        source[row, :-1] = np.roll(source[row, :-1], row)
+        moved[row, :-1] = np.roll(source[row, :-1], row)
 
-    def lost():
-        logits = subject.run(source, target)
-        return not subject.differ(logits, repeated(logits[0]))
+    def lost():  # each row against itself: what goes by the row must not stand for the order
+        return not subject.differ(subject.run(moved, target), subject.run(source, target))
 
     if _holds(subject, lost):
         return "the order of the source's words changes nothing: the encoder's input lacks positions, or the source is not read."
@@ -129,6 +133,30 @@ def ignores_source(subject):
     return None
 
 
+@pitfall("misses part of the source", example=FINDING)
+def misses_part_of_the_source(subject):
+    """Whether a word of the source changes nothing at some position of the target, in no sentence of a batch."""
+    source, target = source_and_target(subject)
+    logits = subject.run(source, target)
+
+    def missed(word, logits):
+        """Positions of the target that the source's ``word`` does not reach."""
+        changed = source.copy()
+        changed[:, word] = other_words(subject, source[:, word])
+        found = subject.run(changed, target)
+        return [at for at in range(target.shape[1]) if not subject.differ(found[:, at], logits[:, at])]
+
+    for word in range(source.shape[1] - 1):
+        if not (positions := missed(word, logits)):
+            continue
+        if _holds(subject, lambda word=word: bool(missed(word, subject.run(source, target)))):
+            return (
+                f"source token {word} changes nothing at target position {positions[0]}: the source's mask is too short, or the "
+                "decoder sees a part of it alone."
+            )
+    return None
+
+
 @pitfall("same output", example=FINDING)
 def same_output(subject):
     """Whether anything changes anything."""
@@ -146,6 +174,7 @@ def same_output(subject):
 def depends_on_padding(subject):
     """Whether padding, of source or target, changes logits of real tokens: each row padded otherwise, against rows without."""
     whole = source_and_target(subject)
+    steady_logits(subject, *whole)
     for side, name in enumerate(("source", "target")):
         padded = list(whole)
         _, _, *lengths = sides = uneven(subject, *whole)
@@ -172,7 +201,7 @@ def attends_to_source_padding(subject):
     needs(subject, "model")
     whole, target = source_and_target(subject)
     source = uneven(subject, whole, target, fewest=1)[0]
-    subject.run(source, target)  # builds the model, if that is still to be done
+    steady_logits(subject, source, target)  # and builds the model, if that is still to be done
     sizes = subject.vocabulary_size, subject.source_vocabulary_size
     tables = [
         weight

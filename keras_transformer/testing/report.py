@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import re
 
 from keras_transformer.testing.adapter import NotFinite, adapt
 
@@ -112,8 +113,7 @@ def pitfall(name, example=NOT_CHECKED):
             except (NotChecked, NotFinite) as error:
                 return Finding(name, NOT_CHECKED, str(error))
             except Exception as error:  # somebody's model, given what it was not made for
-                reason = (str(error).strip().splitlines() or [""])[0]
-                return Finding(name, NOT_CHECKED, f"raised {type(error).__name__}: {reason}".rstrip(": "))
+                return Finding(name, NOT_CHECKED, f"raised {type(error).__name__}: {_reason(error)}".rstrip(": "))
             return Finding(name, OK) if sentence is None else Finding(name, FINDING, sentence)
 
         look.__doc__ = function.__doc__.rstrip() + _COMMON.format(function=function.__name__, example=example)
@@ -122,6 +122,12 @@ def pitfall(name, example=NOT_CHECKED):
         return look
 
     return register
+
+
+def _reason(error):
+    """The first line of what it says; where Keras names the layer there, and the second too."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].startswith("Exception encountered when calling") else 1])
 
 
 def needs(subject, *names):

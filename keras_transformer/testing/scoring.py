@@ -26,6 +26,8 @@ def target_not_shifted(subject):
         behind &= segments[:, 1:] == segments[:, :-1]  # where a pair begins there is bos
     if behind is None or (target[:, 1:] != labels[:, :-1])[behind].any():
         return "labels are not the target one position ahead: target is bos + tokens, labels are tokens + eos."
+    if not (labels == subject.eos_id).any():
+        return f"no row of the labels has eos, id {subject.eos_id}: a model trained on such never learns to stop."
     return None
 
 
