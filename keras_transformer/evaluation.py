@@ -57,8 +57,8 @@ class Comparison:
         name: of the measure.
         value: of the output judged.
         against: of the other.
-        p_value: how often resampling makes so large a difference out of none; below 0.05 it counts as real. 1 for equal figures,
-            and where all resamples are alike, which tell nothing.
+        p_value: how often resampling makes so large a difference, of either sign, out of none; below 0.05 it counts as real. 1
+            for equal figures, and where all resamples are alike, which tell nothing.
         signature: sacreBLEU's, with the number of resamples and their seed.
     """
 

@@ -160,7 +160,9 @@ def _load(model, path, arrays, allow_non_finite):
         bad = None if allow_non_finite else _first_non_finite(variables)
         if bad is not None:
             raise ArtifactError(
-                path, f"{bad} holds numbers that are not finite", "Give allow_non_finite=True to load it all the same."
+                path,
+                f"{bad} holds numbers that are not finite",
+                "In Python, allow_non_finite=True loads it all the same.",
             )
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         for variable, value in zip(variables, before, strict=True):

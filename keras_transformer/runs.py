@@ -394,7 +394,10 @@ class Run:
 
 
 class _BestTranslator(keras.callbacks.Callback):
-    """Saves the translator whenever the best epoch so far ends; the history of Checkpoints, before it, remembers earlier ones."""
+    """Saves the translator whenever the best epoch so far ends; the history of Checkpoints, before it, remembers earlier ones.
+
+    Of epochs with equal values, as BLEU has at first, the best is the one with the least validation loss.
+    """
 
     def __init__(self, folder, tokenizer, checkpoints):
         super().__init__()
@@ -413,7 +416,10 @@ class _BestTranslator(keras.callbacks.Callback):
             self.on_epoch_end(self.checkpoints.epoch - 1)
 
     def on_epoch_end(self, epoch, logs=None):
-        if not epochs_since_best(self.checkpoints.history, self.checkpoints.monitor):
+        history, monitor = self.checkpoints.history, self.checkpoints.monitor
+        best = history[-1 - epochs_since_best(history, monitor)]
+        alike = [row for row in history if row.get(monitor) == best.get(monitor)]
+        if history[-1] is min(alike, key=lambda row: row.get("val_loss") or 0.0):
             Translator(self.model, self.tokenizer).save(self.folder / "translator")
 
 

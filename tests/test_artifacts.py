@@ -122,7 +122,7 @@ def test_weights_with_a_sidecar(tmp_path):
     model.optimizer.variables[-1].assign(model.optimizer.variables[-1] + np.nan)
     kt.save_weights(model, path)
     other.compile()
-    with pytest.raises(kt.ArtifactError, match="holds numbers that are not finite. Give allow_non_finite=True"):
+    with pytest.raises(kt.ArtifactError, match="holds numbers that are not finite. In Python, allow_non_finite=True"):
         kt.load_weights(other, path)
     assert int(other.optimizer.iterations) == 0
     kt.load_weights(other, path, allow_non_finite=True)

@@ -81,6 +81,20 @@ def test_best_translator_stays(settings, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+def test_of_equal_bleu_the_translator_with_less_loss_stays(settings, tmp_path, monkeypatch):
+    """As in the first epochs, whose BLEU is 0."""
+    monkeypatch.setattr(
+        "keras_transformer.callbacks.bleu.bleu", lambda *_: kt.evaluation.Score("BLEU", 0.0, "stand-in")
+    )
+    run = Run(tmp_path / "run", settings)
+    run.train(epochs=2)
+    first, last = run.history
+    assert last["val_loss"] < first["val_loss"]
+    saved = kt.Translator.load(tmp_path / "run" / "translator").model.get_weights()
+    for one, other in zip(saved, run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_what_is_monitored_must_be_there(settings, tmp_path):
     with pytest.raises(
         ValueError, match="monitor must be one of val_bleu, val_loss, .*loss.*Received: monitor='nonsense'."

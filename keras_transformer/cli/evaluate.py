@@ -29,7 +29,7 @@ from keras_transformer.cli.options import (
 def evaluate(run, backend, source, target, against, tokenize, beam_size, length_penalty, precision):
     """Prints BLEU, chrF and TER of the model in RUN with sacreBLEU's signatures, their 95 % intervals, and paired tests.
 
-    Of fewer than 30 sentences it prints the scores alone.
+    p of a paired test is two-sided. Of fewer than 30 sentences it prints the scores alone; a paired test needs as many.
     """
     from keras_transformer.evaluation import FEWEST, check_enough, compare, intervals, scores
     from keras_transformer.text.corpus import read_pairs
