@@ -157,7 +157,7 @@ def run_backend(backend, folder, echo=None, timeout=TIMEOUT):
     failure = None
     if ended is not None or status["stage"] != DONE:
         failure = {"stage": status["stage"], "message": status.get("message") or ended or "it ended early"}
-    if echo is not None:
+    if echo is not None and (failure is None or failure["stage"] != "checkpoint"):  # which all would say
         echo(f"{BACKENDS[backend]} is done." if failure is None else _failed(backend, failure))
     return Result(_read_stages(folder, backend), failure, status.get("loaded"))
 
