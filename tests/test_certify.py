@@ -397,6 +397,10 @@ def test_a_corrupt_checkpoint_gives_one_error(plan, tmp_path, monkeypatch):
     failure = json.loads((work / f"{keras.backend.backend()}.json").read_text())
     assert failure["stage"] == "checkpoint" and "model.weights.h5" in failure["message"]
     assert failure.keys() == {"stage", "message"}
+    monkeypatch.setattr("keras_transformer.certify.certificate._run", lambda *_: None)
+    lines = []
+    assert run_backend(keras.backend.backend(), work, echo=lines.append).failure == failure
+    assert lines == []
     monkeypatch.setattr("keras_transformer.certify.certificate.run_backend", lambda *_: Result({}, failure))
     monkeypatch.setattr("keras_transformer.certify.certificate.installed_backends", lambda: ["tensorflow", "jax"])
     result = CliRunner().invoke(
