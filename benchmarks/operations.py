@@ -150,7 +150,9 @@ def main(size, dropout, search, steps, backends, rows, file, backend):
         os.dup2(2, 1)  # what libraries print must not mix with the answer
         os.write(answers, json.dumps(child(backend, size, dropout, search, steps)).encode())
         return
-    what = f"search of {search} (tokens, sentences, beam)" if search else "step"
+    if search and not re.fullmatch(r"\d+,\d+,\d+", search):
+        raise click.UsageError(f"--search must be tokens,sentences,beam, as 24,1,1. Received: {search}.")
+    what = f"search of {search} (tokens, sentences, beam)" if search else f"step, dropout {dropout}"
     click.echo(f"{head(machine())}; size {size}, {what}, one core")
     results = {}
     for name in chosen(BACKENDS, backends.split(",")):
@@ -164,7 +166,7 @@ def main(size, dropout, search, steps, backends, rows, file, backend):
             click.echo(f"left out: {BACKENDS[name]}: {ended.stderr.strip()[-500:]}")
             continue
         results[name] = json.loads(ended.stdout)
-        report(BACKENDS[name], results[name], what.partition(" ")[0], rows)
+        report(BACKENDS[name], results[name], "search" if search else "step", rows)
     if file:
         write_json(file, "operations", results, size=size, dropout=dropout, search=search)
 

@@ -18,12 +18,22 @@ class ArrayData:
 
     Args:
         arrays: x, y and sample_weight: dicts of arrays, arrays or None.
-        numbers: what else decides which rows make a batch: batch_size, validation_split.
+        numbers: what else decides which rows make a batch: (batch_size, validation_split).
     """
 
     def __init__(self, arrays, numbers):
         self._arrays = arrays
         self._numbers = numbers
+
+    def __len__(self):
+        return self.full_length
+
+    @property
+    def full_length(self):
+        """Batches of an epoch."""
+        batch_size, validation_split = self._numbers
+        rows = len(next(value for value in keras.tree.flatten(self._arrays) if value is not None))
+        return -(-int(rows * (1 - (validation_split or 0))) // batch_size)
 
     def fingerprint(self):
         """Hexadecimal digits that two share if all their values, in order, and the numbers are the same."""

@@ -10,6 +10,7 @@ tensorboard/      the same for TensorBoard
 """
 
 import dataclasses
+import math
 import os
 import shutil
 from pathlib import Path
@@ -419,7 +420,7 @@ class _BestTranslator(keras.callbacks.Callback):
         history, monitor = self.checkpoints.history, self.checkpoints.monitor
         best = history[-1 - epochs_since_best(history, monitor)]
         alike = [row for row in history if row.get(monitor) == best.get(monitor)]
-        if history[-1] is min(alike, key=lambda row: row.get("val_loss") or 0.0):
+        if history[-1] is min(alike, key=lambda row: math.inf if row.get("val_loss") is None else row["val_loss"]):
             Translator(self.model, self.tokenizer).save(self.folder / "translator")
 
 

@@ -151,11 +151,10 @@ class TokenTrainer(keras.Model):
         _refuse_class_weight(class_weight)
         check = self._id_check()
         shuffle = shuffle and isinstance(x, (dict, keras.utils.PyDataset)) and not isinstance(x, Batches)
-        data = ArrayData((x, y, sample_weight), (batch_size, validation_split)) if isinstance(x, dict) else x
+        data = ArrayData((x, y, sample_weight), (batch_size or 32, validation_split)) if isinstance(x, dict) else x
         for callback in _iterable(callbacks):
-            if hasattr(
-                callback, "set_data"
-            ):  # Resume, and what names the lines of a batch; what Keras shuffles tells neither
+            # Resume, and what names the lines of a batch; what Keras shuffles tells neither.
+            if hasattr(callback, "set_data"):
                 callback.set_data(None if shuffle else data)
         kwargs |= {"epochs": epochs, "verbose": verbose, "callbacks": callbacks, "initial_epoch": initial_epoch}
         kwargs |= {"steps_per_epoch": steps_per_epoch, "validation_split": validation_split, "shuffle": shuffle}

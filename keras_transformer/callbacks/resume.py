@@ -43,8 +43,8 @@ class Resume(keras.callbacks.Callback):
     the default. kt.Batches, and arrays that a kt.Transformer is trained on with ``shuffle=False``, are recognised, and others
     refused; of what cannot be recognised the number of batches is compared, and a warning says so.
 
-    The learning rate is the checkpoint's too, unless a schedule gives it. Resume must stand before Checkpoints and everything else
-    that looks at the model.
+    The learning rate is the checkpoint's too, unless a schedule or a callback gives it. Resume must stand before Checkpoints and
+    everything else that looks at the model.
 
     Args:
         run: a run folder, or the folder of its checkpoints.
@@ -117,6 +117,8 @@ class Resume(keras.callbacks.Callback):
 
     def _check_epochs(self):
         steps, length = self.params.get("steps"), getattr(self.data, "full_length", None)
+        if length is None and isinstance(self.data, keras.utils.PyDataset):
+            length = len(self.data)
         if None not in (steps, length) and steps not in (length, len(self.data)):
             raise ValueError(
                 f"steps_per_epoch cuts the epochs of the data, which have {length} batches. Received: steps_per_epoch={steps}. "
@@ -185,7 +187,7 @@ class _FirstEpoch:
         self._holds = holds
 
     def __bool__(self):
-        return self._holds()
+        return bool(self._epoch) and self._holds()
 
     def __index__(self):
         return self._epoch

@@ -146,7 +146,8 @@ def run_backends(plan, backends, folder, echo=None, timeout=TIMEOUT):
         results = dict(zip(backends, pool.map(run, backends), strict=True))
     unread = {backend: result.failure for backend, result in results.items() if _is_unread(result.failure)}
     if len(unread) == len(results):
-        raise ValueError(unread[backends[0]]["message"])
+        failure = unread[backends[0]]
+        raise ValueError(failure["message"] if plan.translator in failure["message"] else _failed(backends[0], failure))
     if echo is not None:
         for backend, failure in unread.items():
             echo(_failed(backend, failure))

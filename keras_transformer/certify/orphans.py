@@ -10,7 +10,7 @@ PARENT = "CERTIFY_PARENT"  # of the environment: the process to follow
 def end_with_parent(seconds=1.0):
     """Watches from a thread, every ``seconds``. Does nothing in a process that was started by hand."""
     parent = os.environ.get(PARENT)
-    if parent is None:
+    if parent is None or os.name != "posix":  # elsewhere a launcher may stand between the two
         return
 
     def watch():

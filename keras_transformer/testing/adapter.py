@@ -13,6 +13,7 @@ from keras_transformer.losses import SmoothedCrossentropy
 from keras_transformer.presets import get_preset
 from keras_transformer.transformer import Transformer
 
+ROWS = 8  # of ids that checks feed to a model at a time
 # Logits of ids that a model forbids are -inf or, as in Marian, -1e9.
 _FORBIDDEN = -1e8
 
@@ -109,6 +110,14 @@ class Seq2Seq:
         """How far equal logits may differ, of the largest."""
         half = getattr(self.model, "compute_dtype", "float32") in ("float16", "bfloat16")
         return 3e-2 if half else 1e-4
+
+    @functools.cached_property
+    def is_random(self):
+        """Whether two calls with the same input differ."""
+        source = np.full((ROWS, self.source_length), self.words[0], "int32")
+        target = np.full((ROWS, self.target_length), self.words[1], "int32")
+        source[:, -1], target[:, 0] = self.eos_id, self.bos_id
+        return self.differ(self.run(source, target), self.run(source, target))
 
     def run(self, source, target):
         """Logits as a NumPy array."""

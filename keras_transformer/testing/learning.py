@@ -22,7 +22,7 @@ _WARMUP = 60
 _LEARNT = 0.1
 
 
-@pitfall("loss at the start")
+@pitfall("loss at the start", steady=False)
 def loss_at_start(subject):
     """Whether a new model's loss is far above log V, what guessing costs."""
     needs(subject, "fresh")
@@ -38,7 +38,7 @@ def loss_at_start(subject):
     return None
 
 
-@pitfall("gradients")
+@pitfall("gradients", steady=False)
 def gradients(subject):
     """Whether each trainable weight gets a gradient that is finite and not zero.
 
@@ -69,7 +69,7 @@ def gradients(subject):
     return None
 
 
-@pitfall("learns ten pairs")
+@pitfall("learns ten pairs", steady=False)
 def learns_ten_pairs(subject):
     """Whether ten pairs can be learnt by heart in 400 updates. The model gets its weights back."""
     needs(subject, "model")

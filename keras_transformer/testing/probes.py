@@ -5,9 +5,7 @@ import contextlib
 import numpy as np
 from keras import ops
 
-from keras_transformer.testing.report import NotChecked
-
-ROWS = 8
+from keras_transformer.testing.adapter import ROWS
 
 
 def source_and_target(subject, rows=ROWS, lengths=None, seed=0):
@@ -18,14 +16,6 @@ def source_and_target(subject, rows=ROWS, lengths=None, seed=0):
     source[:, -1] = subject.eos_id
     target[:, 0] = subject.bos_id
     return source, target
-
-
-def steady_logits(subject, source, target):
-    """Their logits, of a model that gives the same at each call; NotChecked of another: all else would seem to change them too."""
-    logits = subject.run(source, target)
-    if subject.differ(subject.run(source, target), logits):
-        raise NotChecked("the same input gives other logits at each call; see the check 'random at inference'")
-    return logits
 
 
 def some_labels(subject, seed=0):

@@ -97,11 +97,11 @@ _COMMON = """
 """
 
 
-def pitfall(name, example=NOT_CHECKED):
+def pitfall(name, example=NOT_CHECKED, steady=True):
     """Registers a check under ``name``. It takes a Seq2Seq and returns a sentence, or None where all is well.
 
     What users call takes a model or a Seq2Seq, and returns a Finding. ``example`` is what it says of the constant model of the
-    docstrings.
+    docstrings; ``steady``, whether it compares calls, which of a model that is random differ whatever is asked.
     """
 
     def register(function):
@@ -109,6 +109,10 @@ def pitfall(name, example=NOT_CHECKED):
         def look(model):
             subject = adapt(model)
             try:
+                if steady and subject.is_random:
+                    raise NotChecked(
+                        "the same input gives other logits at each call; see the check 'random at inference'"
+                    )
                 sentence = function(subject)
             except (NotChecked, NotFinite) as error:
                 return Finding(name, NOT_CHECKED, str(error))
