@@ -4,12 +4,12 @@ import warnings
 from pathlib import Path
 
 from keras_transformer.artifacts import ArtifactError, check_folder, read_state
-from keras_transformer.callbacks.checkpoints import merit
+from keras_transformer.callbacks.checkpoints import is_less_better, merit
 from keras_transformer.checkpoints import average_checkpoints, list_checkpoints
 from keras_transformer.translator import FORMAT_FILE, Translator
 
 
-def average_run(run, output, last=None, best=None, monitor="val_bleu"):
+def average_run(run, output, last=None, best=None, monitor="val_bleu", mode="auto"):
     """Writes a translator with the mean of the weights of a run's checkpoints.
 
     Args:
@@ -17,15 +17,16 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
         output: folder of the translator to write.
         last: how many of the newest checkpoints; None for all, if ``best`` is None too.
         best: how many of the best, by ``monitor``.
-        monitor: a name in the logs of an epoch, from which it must be plain whether more is better; see
+        monitor: a name in the logs of an epoch.
+        mode: which of its values are better: "max", "min", or "auto": by the name, if it tells; see
             callbacks.checkpoints.is_less_better.
 
     Returns:
         Paths of the checkpoints taken.
 
     Raises:
-        ValueError: ``last`` or ``best`` is no integer from 1, both are given, ``monitor`` does not tell what is better, or
-            ``output`` holds something else.
+        ValueError: ``last`` or ``best`` is no integer from 1, both are given, ``mode`` is none of the three or "auto" cannot tell
+            from ``monitor`` what is better, or ``output`` holds something else.
         ArtifactError: a ValueError: the run has fewer checkpoints, or one that is not whole.
 
     Warns:
@@ -41,11 +42,13 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
             raise ValueError(f"{name} must be an integer from 1, or None. Received: {name}={value!r}.")
     if last is not None and best is not None:
         raise ValueError(f"Checkpoints are taken by time or by merit. Received: last={last} and best={best}. Give one.")
+    if mode != "auto":
+        is_less_better(monitor, mode)  # raises if there is no such mode
     check_folder(output, FORMAT_FILE)
     run = Path(run)
     paths = list_checkpoints(run / "checkpoints")
     if best is not None:
-        paths = _best(run / "checkpoints", paths, best, monitor)
+        paths = _best(run / "checkpoints", paths, best, monitor, mode)
     elif last is not None:
         paths = paths[-last:]
     wanted = last or 1
@@ -61,9 +64,9 @@ def average_run(run, output, last=None, best=None, monitor="val_bleu"):
     return paths
 
 
-def _best(folder, paths, count, monitor):
+def _best(folder, paths, count, monitor, mode):
     states = {path: read_state(path) for path in paths}
-    merits = {path: merit(state, monitor) for path, state in states.items()}
+    merits = {path: merit(state, monitor, mode) for path, state in states.items()}
     judged = sorted((path for path in paths if merits[path] is not None), key=merits.get, reverse=True)
     newest = states[paths[-1]] if paths else {}
     history = newest.get("history", [])
@@ -78,7 +81,9 @@ def _best(folder, paths, count, monitor):
     taken = judged[:count]
     had = {states[path]["history"][-1]["epoch"] for path in taken}
     whole = [row for row in history if monitor in row and row["epoch"] <= newest.get("epoch", row["epoch"])]
-    better = {row["epoch"] for row in whole if merit({"position": 0, "history": [row]}, monitor) > merits[taken[-1]]}
+    better = {
+        row["epoch"] for row in whole if merit({"position": 0, "history": [row]}, monitor, mode) > merits[taken[-1]]
+    }
     if gone := sorted(better - had):
         warnings.warn(
             f"Epochs {', '.join(map(str, gone))} were better by {monitor}, but their checkpoints are gone: train keeps the newest "

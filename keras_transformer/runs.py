@@ -327,7 +327,9 @@ class Run:
         monitor = self._checked_monitor(monitor)
         waited = patience is not None and epochs_since_best(self.history, monitor) >= patience
         if self.epoch >= epochs or (updates is not None and self.updates >= updates) or waited:
-            self._save_translator_if_missing()
+            with FolderLock(self.folder):
+                self.begin()  # of a new run, with limits of 0: what comes without a record of settings is never gone on with
+                self._save_translator_if_missing()
             return
         progress = ProgressBar(self.batches.num_tokens / len(self.batches), file=self.file)
         tensorboard = TensorBoard(self.folder / "tensorboard")

@@ -1,5 +1,6 @@
 """Files that are data: arrays, locks, sidecars. Kills, faults and corruption are in tests/reliability."""
 
+import errno
 import json
 import os
 import struct
@@ -61,11 +62,27 @@ with FolderLock(sys.argv[1]):
 """
 
 
+# A child imports the file layer alone, which is quick.
+BARE = "import sys, types; p = types.ModuleType('keras_transformer'); "
+BARE += f"p.__path__ = {kt.__path__!r}; sys.modules['keras_transformer'] = p\n"
+ASKER = """
+from keras_transformer.artifacts import FolderInUse, FolderLock
+try:
+    with FolderLock(sys.argv[1]):
+        print("free")
+except FolderInUse:
+    print("in use")
+"""
+
+
+def ask(folder):
+    """What another process is told."""
+    asked = [sys.executable, "-c", BARE + ASKER, str(folder)]
+    return subprocess.run(asked, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.strip()
+
+
 def test_one_writer_and_a_dead_one_is_taken_over(tmp_path, monkeypatch):
-    """The child imports the file layer alone, which is quick."""
-    bare = "import sys, types; p = types.ModuleType('keras_transformer'); "
-    bare += f"p.__path__ = {kt.__path__!r}; sys.modules['keras_transformer'] = p\n"
-    child = subprocess.Popen([sys.executable, "-c", bare + HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", BARE + HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
         with pytest.raises(FolderInUse, match=f"is in use: process {child.pid} on {os.uname().nodename} writes there"):
@@ -78,6 +95,29 @@ def test_one_writer_and_a_dead_one_is_taken_over(tmp_path, monkeypatch):
         child.kill()
         child.communicate()
     with FolderLock(tmp_path), FolderLock(tmp_path):  # this process twice: a cell of a notebook run again
+        assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_folder_is_held_until_the_last_of_a_process_lets_go(tmp_path):
+    """The first of two is the one that asked the kernel."""
+    first, second = FolderLock(tmp_path).__enter__(), FolderLock(tmp_path).__enter__()
+    first.__exit__()
+    first.__exit__()  # once more changes nothing
+    assert ask(tmp_path) == "in use"
+    second.__exit__()
+    assert ask(tmp_path) == "free"
+
+
+@pytest.mark.parametrize("name", ["ftruncate", "pwrite"])
+def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch, name):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, full)
+        with pytest.raises(OSError, match="No space left"):
+            FolderLock(tmp_path).__enter__()
+    with FolderLock(tmp_path):
         assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
 
 

@@ -5,10 +5,12 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keras_transformer as kt
 from keras_transformer.averaging import average_run
 from keras_transformer.checkpoints import save_checkpoint
+from keras_transformer.cli.average import average
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="the mean itself is in test_checkpoints.py")
 SCORES = {
@@ -16,7 +18,7 @@ SCORES = {
     2: (30.0, 1.5),
     3: (20.0, 2.0),
     4: (5.0, 1.0),
-}  # step: val_bleu, val_loss; the weights are the step
+}  # step: val_bleu, val_loss; val_gain is the loss too, by a name that does not tell; the weights are the step
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,11 @@ def run(tmp_path_factory):
     for step in range(1, 6):
         model.set_weights([np.full_like(weight, step) for weight in model.get_weights()])
         if step in SCORES:
-            history.append({"epoch": step} | dict(zip(("val_bleu", "val_loss"), SCORES[step], strict=True)))
+            history.append(
+                {"epoch": step}
+                | dict(zip(("val_bleu", "val_loss"), SCORES[step], strict=True))
+                | {"val_gain": SCORES[step][1]}
+            )
         state = {"position": 0 if step in SCORES else 7, "history": history}
         save_checkpoint(model, folder / "checkpoints", state, step=step, keep=9)
     return folder
@@ -44,6 +50,8 @@ def run(tmp_path_factory):
         ({"last": 2}, [4, 5]),
         ({"best": 2}, [2, 3]),
         ({"best": 3, "monitor": "val_loss"}, [4, 2, 3]),
+        ({"best": 2, "monitor": "val_gain", "mode": "max"}, [1, 3]),
+        ({"best": 2, "monitor": "val_gain", "mode": "min"}, [4, 2]),
     ],
 )
 def test_the_mean_is_of_the_last_or_the_best(run, tmp_path, which, steps):
@@ -66,15 +74,24 @@ def test_the_mean_is_of_the_last_or_the_best(run, tmp_path, which, steps):
         ),
         (
             {"best": 1, "monitor": "val_chrf"},
-            "0 of its 5 .* the logs hold val_bleu, val_loss. Train .* --monitor val_chrf,",
+            "0 of its 5 .* the logs hold val_bleu, val_gain, val_loss. Train .* --monitor val_chrf,",
         ),
         ({"best": 1, "monitor": "epoch"}, "'epoch' does not tell whether more or less of it is better"),
+        ({"mode": "most"}, """mode must be "max", "min" or "auto". Received: mode='most'"""),
     ],
 )
 def test_what_cannot_be_taken_is_told(run, tmp_path, arguments, told):
     with pytest.raises(ValueError, match=told):
         average_run(run, tmp_path / "mean", **arguments)
     assert not (tmp_path / "mean").exists()
+
+
+def test_the_command_takes_a_mode(run, tmp_path):
+    command = [str(run), "--output", str(tmp_path / "mean"), "--best", "2", "--monitor", "val_gain"]
+    result = CliRunner().invoke(average, command)
+    assert 'Give "max" or "min"' in str(result.exception)
+    result = CliRunner().invoke(average, [*command, "--mode", "min"])
+    assert result.exit_code == 0 and "the mean of step-4, step-2" in result.output
 
 
 def test_a_best_that_is_gone_is_told(run, tmp_path):

@@ -1,5 +1,7 @@
 """Checkpoints: what is saved comes back, whole or not at all; the mean of several."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -139,3 +141,22 @@ def test_mean_is_exact(tmp_path):
         average_checkpoints(model, [])
     with pytest.raises(kt.ArtifactError, match="it belongs to another model"):
         average_checkpoints(make_model(layers=2), list_checkpoints(tmp_path))
+
+
+def test_the_mean_goes_over_a_change_of_release(tmp_path):
+    """Names had no numbers once, so that those of layer_0 and layer_1 were the same."""
+    model = make_model(layers=2)
+    for step in range(2):
+        model.set_weights([np.full_like(weight, step) for weight in model.get_weights()])
+        save_checkpoint(model, tmp_path, {}, step=step)
+    path = tmp_path / "step-0" / "weights.safetensors"
+    file = ArrayFile(path)
+    arrays = {re.sub(r"_\d+(?=/)", "", name): file.read(name) for name in file.shapes}
+    assert list(arrays) != list(file.shapes)
+    for old in (path, path.with_name("manifest.json")):
+        old.unlink()
+    write_arrays(path, arrays)
+    write_manifest(path.parent, "checkpoint")
+    average_checkpoints(model, list_checkpoints(tmp_path))
+    for weight in model.get_weights():
+        np.testing.assert_array_equal(weight, np.float32(0.5))

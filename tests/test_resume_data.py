@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 from small_model import make_data, make_model
+from test_artifacts import ask
 
 import keras_transformer as kt
-from keras_transformer.artifacts import FolderLock
 from keras_transformer.callbacks import Checkpoints, Resume
 
 X = np.arange(72, dtype="float32").reshape(24, 3) / 72
@@ -171,11 +171,26 @@ def test_the_epoch_gone_on_in_is_that_of_one_fit(foreign, tmp_path):
     assert fit(Resume(tmp_path), epochs=5) == 2
 
 
+def test_after_a_fit_that_was_broken_off_the_folder_is_locked_too(foreign, tmp_path):
+    class BreakOff(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyError("broken off")
+
+    class Ask(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            told.add(ask(tmp_path) if not told else "in use")
+
+    told, left = set(), Checkpoints(tmp_path)  # which a notebook's traceback keeps alive
+    with pytest.raises(KeyError):
+        foreign.fit(X, X[:, :1], verbose=0, callbacks=[left, BreakOff()])
+    foreign.fit(X, X[:, :1], verbose=0, callbacks=[Checkpoints(tmp_path), Ask()])
+    assert told == {"in use"} and ask(tmp_path) == "free"
+
+
 def test_a_checkpoints_that_is_refused_keeps_no_lock(foreign, tmp_path):
     foreign.fit(X, X[:, :1], verbose=0, callbacks=[Checkpoints(tmp_path)])
     foreign.fit(X, X[:, :1], verbose=0)  # goes on by itself
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(ValueError, match="a training that this one does not go on from"):
         foreign.fit(X, X[:, :1], verbose=0, callbacks=[checkpoints])
-    with FolderLock(tmp_path) as lock:
-        assert lock._close is not None and lock._close.alive  # the process has had none
+    assert ask(tmp_path) == "free"

@@ -57,6 +57,15 @@ def test_trained_enough_already(settings, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("limit", ["epochs", "updates"])
+def test_a_new_run_of_no_length_can_be_gone_on_with(settings, tmp_path, limit):
+    Run(tmp_path / "run", settings).train(**{limit: 0})
+    assert (tmp_path / "run" / "translator").is_dir()
+    run = Run(tmp_path / "run", settings)
+    run.train(updates=1)
+    assert run.updates == 1
+
+
 def test_best_translator_stays(settings, tmp_path, monkeypatch):
     """The second epoch scores worse by a stand-in for BLEU: its model must not replace the first's."""
     scores = iter([30.0, 20.0, 10.0])

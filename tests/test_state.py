@@ -1,5 +1,7 @@
 """What training is made of, as arrays and back: by place, with the path as a second check, all or nothing."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -67,6 +69,55 @@ def test_weights_of_equal_shapes_do_not_change_places(tmp_path):
     assert_unchanged(model, before)
     same = make()
     restore(same, weights, training)
+
+
+def numbered(frozen=None, names=(None, None)):
+    """As Keras numbers layers: where a process stands decides with what."""
+    layers = [keras.layers.Dense(2, name=name) for name in names]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    if frozen is not None:
+        layers[frozen].trainable = False
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def as_earlier(file, folder):
+    """A file whose names have no numbers, as earlier releases wrote it."""
+    write_arrays(folder / "earlier", {re.sub(r"_\d+(?=/|$)", "", name): file.read(name) for name in file.shapes})
+    return ArrayFile(folder / "earlier")
+
+
+def test_numbered_names_do_not_change_places_wherever_their_numbers_begin(tmp_path):
+    weights, training = files(numbered(), tmp_path)
+    assert list(weights.shapes) == [
+        "00000 dense/kernel",
+        "00001 dense/bias",
+        "00002 dense_1/kernel",
+        "00003 dense_1/bias",
+    ]
+    other = numbered(frozen=0)
+    before = values(other)
+    with pytest.raises(kt.ArtifactError, match="another order: dense/kernel, where yours has dense_1/kernel"):
+        restore(other, weights, training)
+    assert_unchanged(other, before)
+    earlier = as_earlier(weights, tmp_path)
+    for same in (numbered(), numbered(names=("dense", "dense_1")), numbered(names=("dense_9", "dense_10"))):
+        restore(same, weights, training)
+        np.testing.assert_array_equal(values(same)[2], weights.read("00002 dense_1/kernel"))
+        restore(same, earlier, training)
+
+
+def test_an_encoder_layer_that_is_frozen_does_not_change_places(tmp_path):
+    def build(frozen):
+        model = kt.Transformer(20, d_model=8, num_heads=2, num_layers=2, dropout=0.0)
+        model.encoder.layers[frozen].trainable = False
+        model.compile(keras.optimizers.SGD(0.1))
+        return model
+
+    weights, training = files(build(0), tmp_path)
+    restore(build(0), weights, training)
+    with pytest.raises(kt.ArtifactError, match="another order: encoder/layer_1/.*, where yours has encoder/layer/"):
+        restore(build(1), weights, training)
 
 
 def test_other_names_in_the_same_order_are_taken(tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 from keras_transformer.artifacts.disk import make_folder
 
 LOCK_FILE = "lock.json"
-# (device, inode) of the lock files that this process has locked -> its pid, which a fork has not. What stands in the file does not
-# tell: in two containers with one host name both are pid 1.
+# (device, inode) of the lock files that this process has locked -> _Held. What stands in the file does not tell: in two containers
+# with one host name both are pid 1.
 _held = {}
 
 
@@ -25,7 +25,8 @@ class FolderLock:
     however, loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares
     locks (NFS from version 4). Where the system has no such locks, as on Windows, nothing is locked.
 
-    A process may open it twice. One that is never closed, since an error has ended what it was for, ends with this object.
+    A process may open it several times, and has it until the last is closed. One that is never closed, since an error has ended
+    what it was for, ends with this object.
 
     Args:
         folder: path; made if it is missing.
@@ -52,34 +53,53 @@ class FolderLock:
             return self
         make_folder(self.folder)
         handle = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        held = _held.get(_place(handle))
+        if held is not None and held.pid == os.getpid():  # as when a training was broken off, in a notebook say
+            os.close(handle)
+        else:
+            try:
+                self._lock(handle, fcntl)
+            except BaseException:  # a full disk, too, must not leave it locked
+                os.close(handle)
+                raise
+            held = _held[_place(handle)] = _Held(handle)
+        held.owners += 1
+        self._close = weakref.finalize(self, held.release)
+        return self
+
+    def _lock(self, handle, fcntl):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner, own = _owner(os.read(handle, 1000)), _held.get(_place(handle)) == os.getpid()
-            os.close(handle)
-            if own:  # by a training that was broken off, in a notebook say
-                return self
+            owner = _owner(os.read(handle, 1000))
             raise FolderInUse(
                 f"{self.folder} is in use: process {owner['pid']} on {owner['host']} writes there. Wait until it has "
-                f"ended, or give "
-                "another folder."
+                "ended, or give another folder."
             ) from None
         except OSError:  # a file system without locks
             pass
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        _held[_place(handle)] = os.getpid()
-        self._close = weakref.finalize(self, _release, handle)
-        return self
 
     def __exit__(self, *error):
         if self._close is not None:
             self._close()
 
 
-def _release(handle):
-    _held.pop(_place(handle), None)
-    os.close(handle)
+class _Held:
+    """A locked file and how many FolderLocks of this process have it open."""
+
+    def __init__(self, handle):
+        self.handle = handle
+        self.pid = os.getpid()  # which a fork has not
+        self.owners = 0
+
+    def release(self):
+        self.owners -= 1
+        if self.owners == 0:
+            if _held.get(_place(self.handle)) is self:
+                del _held[_place(self.handle)]
+            os.close(self.handle)
 
 
 def _place(handle):

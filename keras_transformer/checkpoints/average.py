@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_transformer.artifacts import ArtifactError, open_step
-from keras_transformer.checkpoints.state import first_non_finite, is_of_kind
+from keras_transformer.checkpoints.state import first_non_finite, is_of_kind, same_names
 
 
 def average_checkpoints(model, paths):
@@ -34,21 +34,25 @@ def average_checkpoints(model, paths):
     names = list(files[-1].shapes)
     wanted = [tuple(variable.shape) for variable in variables]
     for file in files:  # all of them before the model changes
-        same = list(file.shapes) == names and list(file.shapes.values()) == wanted
+        same = same_names(list(file.shapes), names) and list(file.shapes.values()) == wanted
         if not same or not all(map(is_of_kind, variables, file.dtypes.values())):
             raise ArtifactError(file.path, "it belongs to another model", "Average checkpoints of one run.")
-        bad = first_non_finite((name, file.read(name)) for name in names)
+        bad = first_non_finite((name, file.read(name)) for name in file.shapes)
         if bad is not None:
             raise ArtifactError(file.path, f"{bad} holds numbers that are not finite", "Leave it out.")
-    for name, variable in zip(names, variables, strict=True):
-        variable.assign(_mean(files, name))
+    for index, variable in enumerate(variables):
+        variable.assign(_mean(files, index))
 
 
-def _mean(files, name):
-    last = files[-1].read(name)
+def _mean(files, index):
+    last = _read(files[-1], index)
     if last.dtype.kind in "iub":
         return last
     total = np.zeros(last.shape, "float64")
     for file in files:
-        total += file.read(name)
+        total += _read(file, index)
     return (total / len(files)).astype(last.dtype)
+
+
+def _read(file, index):
+    return file.read(list(file.shapes)[index])

@@ -1,7 +1,8 @@
 """What training is made of: a model's variables, its optimizer's, its metrics' and the random generators, as arrays and back.
 
-Everything is told apart by its place. Its path is a second check, by which the same paths in another order are refused: a path
-holds numbers that Keras gives out by the order in which layers are made in a process, so these are left out of it.
+Everything is told apart by its place. Its path is a second check, by which the same paths in another order are refused. A path
+holds numbers that Keras gives out by the order in which layers are made in a process: in place of each stands its rank among those
+of its siblings, so that dense_7 and dense_8 are dense and dense_1 wherever they come from.
 """
 
 import re
@@ -12,7 +13,7 @@ import numpy as np
 from keras_transformer.artifacts import ArtifactError
 from keras_transformer.backend_training import copy_to_host, get_random_state, set_random_state
 
-_NUMBER = re.compile(r"_\d+(?=/|$)")
+_NUMBER = re.compile(r"_(\d+)(?=/|$)")
 
 
 def capture(model):
@@ -107,20 +108,45 @@ def _weights(model):
 
 
 def _named(model, variables):
-    names = [f"{index:05d} {plain_path(model, variable)}" for index, variable in enumerate(variables)]
+    names = [f"{index:05d} {path}" for index, path in enumerate(plain_paths(model, variables))]
     return dict(zip(names, copy_to_host(variables), strict=True))
 
 
-def plain_path(model, variable):
-    """Where a variable is in a model: its path without the model's name and the numbers of a process."""
-    parts = _NUMBER.sub("", variable.path).split("/")
-    return "/".join(parts[1:] if len(parts) > 1 and parts[0] == _NUMBER.sub("", model.name) else parts)
+def plain_paths(model, variables):
+    """Where variables are in a model: their paths without the model's name, ranks in place of the numbers of a process."""
+    paths = [variable.path.split("/") for variable in variables]
+    paths = [path[1:] if len(path) > 1 and path[0] == model.name else path for path in paths]
+    siblings = {}  # (what is above, name without its number) -> numbers
+    for path in paths:
+        for depth, part in enumerate(path):
+            name, number = _numbered(part)
+            siblings.setdefault((*path[:depth], name), set()).add(number)
+    return ["/".join(_ranked(path, depth, siblings) for depth in range(len(path))) for path in paths]
+
+
+def _ranked(path, depth, siblings):
+    name, number = _numbered(path[depth])
+    rank = sorted(siblings[(*path[:depth], name)]).index(number)
+    # Generators are numbered when they are made, which a model made from its config may do in another order.
+    return f"{name}_{rank}" if rank and name != "seed_generator" else name
+
+
+def _numbered(part):
+    """("dense", 7) of "dense_7"; the first of a process has no number."""
+    number = _NUMBER.search(part)
+    return (part[: number.start()], int(number[1])) if number else (part, -1)
+
+
+def same_names(names, others):
+    """Whether two lists of names of ``capture`` are the same, of which one may be an earlier release's, that left out numbers."""
+    plain, other = ([_NUMBER.sub("", name) for name in given] for given in (names, others))
+    return names == others or (plain == other and (names == plain or others == other))
 
 
 def _read(model, file, variables, prefix, what):
     names = [name for name in file.shapes if name.startswith(prefix)]
     held = [(file.shapes[name], file.dtypes[name], name[len(prefix) + 6 :]) for name in names]
-    wanted = [(v, tuple(v.shape), plain_path(model, v)) for v in variables]
+    wanted = [(v, tuple(v.shape), path) for v, path in zip(variables, plain_paths(model, variables), strict=True)]
     advice = "Make the model and compile it as they were when training began, or begin in a new folder."
     if len(held) != len(wanted):
         raise ArtifactError(
@@ -134,6 +160,8 @@ def _read(model, file, variables, prefix, what):
                 advice,
             )
     paths, own_paths = [path for _, _, path in held], [path for _, _, path in wanted]
+    if not any(map(_NUMBER.search, paths)):  # an earlier release's, which left them out
+        own_paths = [_NUMBER.sub("", path) for path in own_paths]
     if paths != own_paths and sorted(paths) == sorted(own_paths):  # of equal shapes: each would get what is another's
         place = next(index for index, path in enumerate(paths) if path != own_paths[index])
         raise ArtifactError(

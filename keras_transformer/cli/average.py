@@ -14,7 +14,13 @@ from keras_transformer.cli.options import backend_option
 )
 @click.option("--best", type=click.IntRange(1), help="The best so many by --monitor.")
 @click.option("--monitor", default="val_bleu", help="What the best is judged by, as in curves.csv.")
-def average(run, backend, output, last, best, monitor):
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "max", "min"]),
+    default="auto",
+    help="Whether more or less of --monitor is better; auto: by its name, which not every name tells.",
+)
+def average(run, backend, output, last, best, monitor, mode):
     """Writes a translator whose weights are the mean of checkpoints of RUN.
 
     train --keep N and --best N say how many checkpoints there are. Vaswani et al. 2017 (section 6.1) take the last 5 to 20.
@@ -23,5 +29,5 @@ def average(run, backend, output, last, best, monitor):
 
     if last is not None and best is not None:
         raise click.UsageError("Give --last or --best, not both.")
-    paths = average_run(run, output, last=last, best=best, monitor=monitor)
+    paths = average_run(run, output, last=last, best=best, monitor=monitor, mode=mode)
     click.echo(f"{output} holds the mean of {', '.join(path.name for path in paths)}.", err=True)
