@@ -115,11 +115,8 @@ class PositionsByTheRow(Mutant):
     """As of an encoding (T, B, D) added to an input (B, T, D)."""
 
     def encode(self, source, source_mask, training=None):
-        rows, positions = (
-            source.shape[0],
-            ops.arange(source.shape[0])[:, None],
-        )  # every token of row i stands at position i
-        x = self.source_embedding(source) + ops.cast(ops.sin(positions + ops.zeros((rows, 1))), "float32")[..., None]
+        rows = ops.cast(ops.arange(source.shape[0]), "float32")  # every token of row i stands at position i
+        x = self.source_embedding(source) + ops.sin(rows)[:, None, None]
         return self.encoder(x, attention_mask=source_mask)
 
 
