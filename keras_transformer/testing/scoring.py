@@ -12,9 +12,8 @@ def target_not_shifted(subject):
     """Whether the decoder reads the very tokens it shall predict. Of a packed batch, pair by pair."""
     needs(subject, "batch")
     inputs, labels = subject.batch[:2]
-    target, labels = map(
-        ops.convert_to_numpy, (inputs["target"], labels)
-    )  # tensors on another device may be among them
+    # Tensors on another device may be among them.
+    target, labels = (ops.convert_to_numpy(ids) for ids in (inputs["target"], labels))
     real = labels != subject.pad_id
     if not real.any():
         raise NotChecked("needs a batch with real tokens; this one is padding alone")
