@@ -3,10 +3,13 @@
 import importlib.util
 import json
 import os
+import random
 import signal
 import tempfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Many tests build the same small model: JAX then compiles it once a run. A new folder each run, so that no run leans on another.
@@ -15,6 +18,26 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _seed(name):
+    """One run draws what another drew, whatever ran before: what fails once fails again. TEST_SEED=1, 2, ... draws something else.
+
+    Keras draws the seeds of its layers from `random`; `keras.utils.set_random_seed` would import TensorFlow on every backend.
+    """
+    seed = zlib.crc32(f"{os.environ.get('TEST_SEED', 0)} {name}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _seed_of_a_file(request):
+    _seed(request.node.name)
+
+
+@pytest.fixture(autouse=True)
+def _seed_of_a_test(request):
+    _seed(request.node.name)
 
 
 @pytest.fixture(scope="module")
