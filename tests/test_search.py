@@ -223,23 +223,6 @@ def test_any_rules_equal_exhaustive_search(rules, length_penalty, normalization)
     check_exhaustively(rules, length_penalty, normalization)
 
 
-def test_a_beam_larger_than_the_vocabulary_equals_exhaustive_search():
-    ids, scores = BeamSearch(MODEL, 85, 0.6, 3)(SOURCE)  # 1 + 4 + 16 ended by eos, 64 cut off; unk is a word too
-    words = [token for token in range(7) if token not in (PAD, BOS, EOS)]
-    for row, (found, found_scores) in enumerate(zip(ids, scores, strict=True)):
-        prefixes = np.array([(BOS, *rest) for rest in itertools.product(words, repeat=2)])
-        logits = log_softmax(uncached(MODEL, np.repeat(SOURCE[row][None], len(prefixes), 0), prefixes))
-        expected = {}
-        for (_, *said), table in zip(prefixes.tolist(), logits, strict=True):
-            before = np.concatenate([[0], np.cumsum([table[0, said[0]], table[1, said[1]]])])
-            for place in range(3):
-                for token in (EOS, *(words if place == 2 else ())):
-                    total = before[place] + table[place, token]
-                    expected[(*said[:place], token)] = total / ((6 + place) / 6) ** 0.6
-        assert {tuple(tokens_of(hypothesis)) for hypothesis in found} == set(expected) and len(expected) == 85
-        np.testing.assert_allclose(found_scores, sorted(expected.values(), reverse=True), atol=2e-5)
-
-
 def test_the_length_penalty_changes_the_ranking():
     """A coin decides at each step whether to end: each token costs log 2, and a high exponent makes length pay."""
     logits = np.full((1, 6), -50.0)
@@ -587,6 +570,7 @@ def test_weights_that_change_after_compilation_are_used():
         ({"rules": {}}, "rules must be a decoding.Rules"),
         ({"rules": Rules(banned=(7,))}, "banned holds id 7; the vocabulary ends at 6"),
         ({"beam_size": 0}, "beam_size must be an integer from 1"),
+        ({"beam_size": 8}, "beam_size must not be larger than the vocabulary of 7"),
         ({"beam_size": 2, "n_best": 3}, "n_best must not be larger than beam_size=2"),
         ({"max_length": 5, "rules": Rules(min_length=6)}, "max_length must not be less than the rules' min_length=6"),
     ],

@@ -101,7 +101,7 @@ class BeamSearch(_Ranked):
 
     Args:
         model: a Transformer.
-        beam_size: W; it may be larger than the vocabulary.
+        beam_size: W.
         length_penalty: finished hypotheses are ranked by log-probability / ((5 + length) / 6) ** length_penalty, Wu et
             al.'s alpha; 0 ranks by log-probability.
         max_length: most tokens a translation may have, a further bound beside ``rules.length_ratio``; None for that alone.
@@ -118,7 +118,7 @@ class BeamSearch(_Ranked):
         (B, N) float32 as ranked. Where fewer than N translations were found, the others are all pad with a score of -1e9.
 
     Raises:
-        ValueError: an argument is impossible.
+        ValueError: an argument is impossible, or W is larger than the vocabulary.
 
     Example:
 
@@ -139,6 +139,10 @@ class BeamSearch(_Ranked):
     ):
         super().__init__(model, length_penalty, max_length, normalization, rules)
         check_integer("beam_size", beam_size, 1)
+        if beam_size > model.vocabulary_size:
+            raise ValueError(
+                f"beam_size must not be larger than the vocabulary of {model.vocabulary_size}. Received: beam_size={beam_size}."
+            )
         n_best = beam_size if n_best is None else n_best
         check_integer("n_best", n_best, 1)
         if n_best > beam_size:
