@@ -23,8 +23,8 @@ from keras_transformer.text.pieces import user_symbols
 _TRAINING_THREADS = 16
 # Bytes of a text to learn from. SentencePiece's own 4192 would leave out longer texts without a word.
 _LONGEST_TEXT = 2**30  # the most it allows
-# "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
 _SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
+# "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
 _FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
 
 
@@ -112,7 +112,7 @@ class Tokenizer:
             character_coverage: share of the corpus's characters that get pieces of their own, from
                 0.98 to 1; the rarest are spelt in bytes. Take 0.9995 for scripts of thousands of
                 characters.
-            user_symbols: texts that are one piece wherever they occur and that ``decode`` leaves out, such as the tag "<2de>" with
+            user_symbols: list of texts that are one piece wherever they occur and that ``decode`` leaves out, such as the tag "<2de>" with
                 which a source asks for its language (Johnson et al. 2017, section 3).
 
         Returns:
@@ -128,12 +128,7 @@ class Tokenizer:
             raise ValueError(f"vocabulary_size must be an integer from 1 to 2**31 - 1. Received: {vocabulary_size!r}.")
         if not isinstance(character_coverage, int | float) or not 0.98 <= character_coverage <= 1:
             raise ValueError(f"character_coverage must be a number from 0.98 to 1. Received: {character_coverage!r}.")
-        for symbol in user_symbols:
-            if not isinstance(symbol, str) or not symbol.strip() or symbol in _SPECIAL_PIECES:
-                raise ValueError(f"A user symbol must be a text that is no special piece. Received: {symbol!r}.")
-        twice = [symbol for number, symbol in enumerate(user_symbols) if symbol in list(user_symbols)[:number]]
-        if twice:
-            raise ValueError(f"Each user symbol is given once. Received twice: {twice[0]!r}.")
+        user_symbols = _checked_symbols(user_symbols)
         model, failures = io.BytesIO(), []
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -146,7 +141,7 @@ class Tokenizer:
                 normalization_rule_name=normalization,
                 byte_fallback=True,
                 max_sentence_length=_LONGEST_TEXT,
-                user_defined_symbols=list(user_symbols),
+                user_defined_symbols=user_symbols,
                 required_chars="▁",  # spelt in bytes, a space would not come back as one
                 pad_id=0,
                 unk_id=1,
@@ -385,6 +380,20 @@ def _are_files(items):
     if any(os.path.isfile(item) for item in strings):
         return True
     return bool(strings) and all(_FILE_NAME.fullmatch(item) for item in items if isinstance(item, str))
+
+
+def _checked_symbols(symbols):
+    """User symbols as a list of str."""
+    if isinstance(symbols, str):  # else each of its letters would be a symbol, which decode leaves out
+        raise ValueError(f"user_symbols must be a list of str. Received: a single str, {symbols!r}; give [symbol].")
+    symbols = list(symbols)
+    for symbol in symbols:
+        if not isinstance(symbol, str) or not symbol.strip() or symbol in _SPECIAL_PIECES:
+            raise ValueError(f"A user symbol must be a text that is no special piece. Received: {symbol!r}.")
+    twice = [symbol for number, symbol in enumerate(symbols) if symbol in symbols[:number]]
+    if twice:
+        raise ValueError(f"Each user symbol is given once. Received twice: {twice[0]!r}.")
+    return symbols
 
 
 def _check_word(name, word, known):
