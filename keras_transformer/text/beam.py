@@ -10,7 +10,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from keras_transformer.text.corpus import PairStream, none_left
+from keras_transformer.text.corpus import PairStream
 from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.formats import is_standard_input, of_extra, shards
 from keras_transformer.text.prepare import (
@@ -128,9 +128,7 @@ def _finish(stream, folder, recipe, results):
     done = json.loads(results.read_text(encoding="utf-8"))
     read = sum((PairCounts(**counts) for _, counts, _ in done), PairCounts(0, 0))
     made = [about for _, _, shards_of_file in done for about in shards_of_file]
-    counts = total_counts(read, made)
-    if not counts.kept:
-        raise ValueError(none_left(stream))
+    counts = total_counts(stream, read, made)
     write_manifest(folder, recipe, made, counts)
     results.unlink()
     return counts

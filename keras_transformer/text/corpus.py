@@ -288,17 +288,22 @@ def read_pairs(source, target=None, **kwargs):
     stream = PairStream(source, target, **kwargs)
     kept = list(stream)
     if not kept:
-        raise ValueError(none_left(stream))
+        raise ValueError(none_left(stream, stream.counts))
     lines, sources, targets = (list(column) for column in zip(*kept, strict=True))
     return Corpus(sources, targets, lines, stream.counts, stream.source_name, stream.target_name)
 
 
-def none_left(stream):
-    """What to say of a corpus without a pair."""
+def none_left(stream, counts):
+    """What to say of a corpus of which no pair is kept.
+
+    Args:
+        stream: PairStream or Corpus, for its names.
+        counts: PairCounts of what was read, perhaps by other processes than this.
+    """
     names = " and ".join(dict.fromkeys((stream.source_name, stream.target_name)))
-    if stream.counts.dropped.keys() <= {"empty"}:
+    if counts.dropped.keys() <= {"empty"}:
         return (
-            f"{names} hold no pair: on each of {stream.counts.lines} lines a side is blank. "
+            f"{names} hold no pair: on each of {counts.lines} lines a side is blank. "
             "Give files with text on both sides."
         )
-    return f"{names} hold no pair that passes: {stream.counts}. Give other texts or wider filters."
+    return f"{names} hold no pair that passes: {counts}. Give other texts or wider filters."

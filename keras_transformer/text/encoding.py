@@ -68,7 +68,7 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     texts = array.array("q"), [], []  # lines, sources, targets
     counts = _encode(stream, tokenizer, sides, texts, keep_texts)
     if not texts[0]:
-        raise ValueError(none_left(stream))
+        raise ValueError(none_left(stream, stream.counts))
     name = " and ".join(dict.fromkeys((stream.source_name, stream.target_name)))
     corpus = EncodedCorpus(tokenizer, *(side.rows() for side in sides), counts, name, texts[0].__getitem__)
     if keep_texts:

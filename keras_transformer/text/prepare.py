@@ -122,11 +122,7 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     job = ShardWriter(folder, tokenizer, max_length)
     with writing(folder, recipe, tokenizer):
         shards = _made(stream, job, shard_pairs, num_workers, progress)
-        counts = total_counts(stream.counts, shards)
-        if not counts.kept:
-            raise ValueError(
-                none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length."
-            )
+        counts = total_counts(stream, stream.counts, shards)
         write_manifest(folder, recipe, shards, counts)
     return counts
 
@@ -182,12 +178,23 @@ def chunks(stream, size):
         yield chunk
 
 
-def total_counts(read, shards):
-    """Counts of the text, less what the shards left out for its pieces."""
+def total_counts(stream, read, shards):
+    """PairCounts of the text, less what the shards left out for its pieces.
+
+    Args:
+        stream: PairStream, for its names.
+        read: PairCounts of what was read of it.
+        shards: what the manifest says of each.
+
+    Raises:
+        ValueError: no pair is left.
+    """
     counts = PairCounts(read.lines, read.kept, dict(read.dropped))
     for about in shards:
         made = about["counts"]
         counts = counts + PairCounts(0, made["kept"] - made["lines"], made["dropped"])
+    if not counts.kept:
+        raise ValueError(f"No pair is left: {counts}. Raise max_length." if read.kept else none_left(stream, read))
     return counts
 
 

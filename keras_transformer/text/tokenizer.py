@@ -112,8 +112,8 @@ class Tokenizer:
             character_coverage: share of the corpus's characters that get pieces of their own, from
                 0.98 to 1; the rarest are spelt in bytes. Take 0.9995 for scripts of thousands of
                 characters.
-            user_symbols: list of texts that are one piece wherever they occur and that ``decode`` leaves out, such as the tag "<2de>" with
-                which a source asks for its language (Johnson et al. 2017, section 3).
+            user_symbols: list of texts, each of which is one piece wherever it occurs and is left out by ``decode``, such as the
+                tag "<2de>" with which a source asks for its language (Johnson et al. 2017, section 3).
 
         Returns:
             Tokenizer.
