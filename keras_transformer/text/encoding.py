@@ -14,12 +14,9 @@ from keras_transformer.text.foreign import as_tokenizer
 from keras_transformer.text.joined import JoinedRows, JoinedTexts
 from keras_transformer.text.mixture import Mixture
 from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
-from keras_transformer.text.rows import RowsBuilder, Texts
+from keras_transformer.text.rows import CHUNK, RowsBuilder, Texts, encode_pairs
 from keras_transformer.text.store import LINES, MANIFEST, TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
-
-# Pairs cut into pieces at a time.
-_CHUNK = 8192
 
 
 @dataclasses.dataclass
@@ -105,11 +102,8 @@ def _mixed(mixture, tokenizer, keep_texts):
 def _encode(stream, tokenizer, sides, texts, keep_texts):
     """Cuts a corpus into pieces, chunk by chunk; PairCounts."""
     pairs, blank = iter(stream), 0
-    while chunk := list(itertools.islice(pairs, _CHUNK)):
-        source = source_tokenizer(tokenizer).encode([pair[1] for pair in chunk], add_eos=True)
-        target = tokenizer.encode([pair[2] for pair in chunk], add_bos=True, add_eos=True)
-        # Text of which no piece is left, such as a byte order mark alone.
-        kept = [place for place in range(len(chunk)) if len(source[place]) > 1 and len(target[place]) > 2]
+    while chunk := list(itertools.islice(pairs, CHUNK)):
+        source, target, kept = encode_pairs(tokenizer, chunk)
         blank += len(chunk) - len(kept)
         for side, rows, name in zip(sides, (source, target), ("source", "target"), strict=True):
             rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]

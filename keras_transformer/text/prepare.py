@@ -16,7 +16,7 @@ from keras_transformer.text.corpus import PairStream, none_left
 from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.formats import is_standard_input
 from keras_transformer.text.pair import source_tokenizer
-from keras_transformer.text.rows import RowsBuilder
+from keras_transformer.text.rows import CHUNK, RowsBuilder, encode_pairs
 from keras_transformer.text.store import (
     FORMAT,
     MANIFEST,
@@ -31,8 +31,6 @@ from keras_transformer.text.workers import Workers
 
 # Seconds for one shard of a worker: some 20 times what it takes.
 _LONGEST_SHARD = 600
-# Pairs cut into pieces at a time.
-_CHUNK = 8192
 
 
 class ShardWriter:
@@ -53,21 +51,14 @@ class ShardWriter:
         tokenizers = source_tokenizer(self.tokenizer), self.tokenizer
         sides = [RowsBuilder(tokenizer.vocabulary_size) for tokenizer in tokenizers]
         kept, empty = [], 0
-        for begin in range(0, len(pairs), _CHUNK):  # a list of ids takes nine times the memory of an array
-            chunk = pairs[begin : begin + _CHUNK]
-            rows = [
-                tokenizer.encode([pair[1 + side] for pair in chunk], add_bos=side == 1, add_eos=True)
-                for side, tokenizer in enumerate(tokenizers)
-            ]
-            sizes = [(len(source), len(target)) for source, target in zip(*rows, strict=True)]
-            with_text = [
-                place for place, (s, t) in enumerate(sizes) if s > 1 and t > 2
-            ]  # else no piece is left of a side
-            fitting = [place for place in with_text if max(sizes[place][0], sizes[place][1] - 1) <= self.max_length]
-            for side, side_rows in zip(sides, rows, strict=True):
-                side.extend([side_rows[place] for place in fitting], lambda n, at=fitting: f"pair {chunk[at[n]][0]}")  # noqa: B023
+        for begin in range(0, len(pairs), CHUNK):
+            chunk = pairs[begin : begin + CHUNK]
+            source, target, whole = encode_pairs(self.tokenizer, chunk)
+            fitting = [place for place in whole if max(len(source[place]), len(target[place]) - 1) <= self.max_length]
+            for side, rows in zip(sides, (source, target), strict=True):
+                side.extend([rows[place] for place in fitting], lambda n, at=fitting: f"pair {chunk[at[n]][0]}")  # noqa: B023
             kept += [chunk[place] for place in fitting]
-            empty += len(chunk) - len(with_text)
+            empty += len(chunk) - len(whole)
         dropped = {"empty": empty, "max_length": len(pairs) - len(kept) - empty}
         counts = {"lines": len(pairs), "kept": len(kept), "dropped": {k: n for k, n in dropped.items() if n}}
         file = shard_name(number)
