@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.backend import map_tf_data
+from keras_transformer.backend_training import map_tf_data
 from keras_transformer.text.ids import check_ids
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
+from keras_transformer.backend_training import keep_freed_memory, keep_state, portable_config
 from keras_transformer.inputs import IdCheck
 from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
