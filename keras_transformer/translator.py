@@ -15,6 +15,7 @@ from keras_transformer.artifacts import (
     parse_json,
     write_manifest,
 )
+from keras_transformer.backend_decoding import next_size
 from keras_transformer.decoding.constrained import ConstrainedBeamSearch
 from keras_transformer.decoding.ensemble import Ensemble
 from keras_transformer.decoding.errors import RowError, check_integer
@@ -36,6 +37,7 @@ FORMAT_VERSION = 2
 _WITHOUT_MANIFEST = 1  # the version before, which still loads
 _KIND = "translator"
 _MOST_FORMAT = 10_000  # bytes of the file that tells it
+SHORTEST = 8  # positions that a batch of sources has at least
 
 
 class Translator:
@@ -417,24 +419,16 @@ def _batches(sources, batch_tokens):
     """Groups the keys of {index: ids}, longest first, so that rows x padded length stays within ``batch_tokens``."""
     order = sorted(sources, key=lambda index: (-len(sources[index]), index))
     while order:
-        rows = max(batch_tokens // _padded_length(len(sources[order[0]])), 1)
+        rows = max(batch_tokens // next_size(len(sources[order[0]]), SHORTEST), 1)
         rows = 2 ** (rows.bit_length() - 1)  # a power of two, as _padded fills up to
         yield order[:rows]
         order = order[rows:]
 
 
 def _padded(rows, pad_id):
-    """Rows of ids as one array; both its sizes come from a short ladder, so that few shapes get compiled."""
-    length = _padded_length(max(map(len, rows)))
+    """Rows of ids as one array, filled up to one of a few numbers of rows and one of a few lengths; see next_size."""
+    length = next_size(max(map(len, rows)), SHORTEST)
     padded = np.full((2 ** (len(rows) - 1).bit_length(), length), pad_id, dtype="int32")
     for row, ids in zip(padded, rows, strict=False):
         row[: len(ids)] = ids
     return padded
-
-
-def _padded_length(length):
-    """The next of 8, 12, 16, 24, 32, 48, 64, 96, ...: at most a third of a row is padding beyond length 8."""
-    size = 8
-    while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size

@@ -12,7 +12,7 @@ import pytest
 import keras_transformer as kt
 from keras_transformer import translator as translator_module
 from keras_transformer.decoding import BeamSearch, GreedySearch
-from keras_transformer.translator import _batches, _padded, _padded_length
+from keras_transformer.translator import _batches, _padded
 
 SENTENCE = "a dog runs over the green field and sees two small cats under an old tree"
 TEXTS = [" ".join(SENTENCE.split()[: n + 1]) for n in range(16)]
@@ -80,14 +80,6 @@ def test_foreign_special_ids_are_an_error():
     model = kt.Transformer(TOKENIZER.vocabulary_size, d_model=8, num_heads=2, num_layers=1, bos_id=3, eos_id=2)
     with pytest.raises(ValueError, match="the model's bos_id is 3, the tokenizer's 2"):
         kt.Translator(model, TOKENIZER)
-
-
-def test_lengths_come_from_a_short_ladder():
-    ladder = sorted({_padded_length(length) for length in range(1, 2000)})
-    assert ladder[:8] == [8, 12, 16, 24, 32, 48, 64, 96]
-    assert len(ladder) == 17  # two sizes for each doubling of 8 to 2048
-    for length in range(9, 2000):
-        assert length <= _padded_length(length) < length * 1.5  # at most a third is padding
 
 
 def test_padded_holds_the_rows_and_few_shapes():
