@@ -12,11 +12,11 @@ from keras import ops
 from keras_transformer.backend import write_slice
 from keras_transformer.layers.attention import CrossAttention, SelfAttention
 from keras_transformer.layers.masking import causal_mask, combine_masks
-from keras_transformer.layers.stack import _Stack, _TransformerLayer
+from keras_transformer.layers.stack import Stack, TransformerLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class DecoderLayer(_TransformerLayer):
+class DecoderLayer(TransformerLayer):
     """Causal self-attention, attention to the encoder's output, feed-forward network, each with its residual.
 
     Args:
@@ -134,7 +134,7 @@ class DecoderLayer(_TransformerLayer):
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class Decoder(_Stack):
+class Decoder(Stack):
     """A stack of DecoderLayers; pre-LN ends with a final norm.
 
     Args:
