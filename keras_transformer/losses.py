@@ -133,9 +133,8 @@ def projected_token_statistics(
     1.3863
     """
     _check_chunk_size(chunk_size)
-    table = ops.reshape(
-        table, table.shape
-    )  # eager TensorFlow would hand a variable on as it is, which custom_gradient refuses
+    # Makes a tensor of a variable: eager TensorFlow would hand on the variable itself, which custom_gradient refuses.
+    table = ops.reshape(table, table.shape)
     hidden = ops.reshape(ops.convert_to_tensor(hidden), (-1, table.shape[1]))  # (B, T, D) -> (N, D)
     weights = ops.reshape(token_weights(labels, pad_id, sample_weight), (-1,))  # (N,)
     labels = ops.reshape(ops.cast(labels, "int32"), (-1,))  # (N,)

@@ -12,9 +12,8 @@ from keras_transformer.backend_training import skip_steps
 from keras_transformer.checkpoints import latest_checkpoint, restore
 
 _STATE = {"epoch", "position", "step", "updates", "history"}
-_RESUMED = (
-    weakref.WeakKeyDictionary()
-)  # model -> its last ``fit`` that went on, weakly, and the state of that checkpoint
+# model -> (weak reference to the last ``fit`` of it that went on from a checkpoint, the state of that checkpoint)
+_RESUMED = weakref.WeakKeyDictionary()
 
 
 def resumed_state(model):

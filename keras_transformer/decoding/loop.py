@@ -186,15 +186,15 @@ class Search:
         batch = ops.shape(source)[0]
         source_mask = padding_mask(source, model.pad_id)
         lengths = ops.sum(ops.cast(ops.not_equal(source, model.pad_id), "int32"), axis=1)
+        # The minimum, because a limit that is computed in float32 may be rounded up.
+        limits = ops.minimum(self._limit(lengths), self._longest(ops.shape(source)[1]))
         state = {
             "step": ops.zeros((), dtype="int32"),
             "ids": ops.full((batch, width, room), model.pad_id, dtype="int32"),
             "scores": ops.zeros((batch, width), dtype="float32"),
             "done": ops.zeros((batch,), dtype="bool"),
             "broken": ops.zeros((batch,), dtype="bool"),
-            "limits": ops.minimum(
-                self._limit(lengths), self._longest(ops.shape(source)[1])
-            ),  # in float32 it may round up
+            "limits": limits,
             "source_mask": source_mask,
             "cache": model.init_cache(model.encode(source, source_mask), width, room),
         }

@@ -39,9 +39,8 @@ def at_precision(model, precision):
     copy.set_weights(model.get_weights())
     if precision == "int8":
         with warnings.catch_warnings(), _collecting_little():
-            warnings.filterwarnings(
-                "ignore", message=".*does not have a `quantize` method"
-            )  # embeddings and positions stay
+            # Keras warns of embeddings and positions, which are meant to stay as they are.
+            warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
             copy.quantize("int8")
     return copy
 

@@ -151,9 +151,8 @@ class BeamSearch(_Ranked):
         self.n_best = n_best
 
     def _begin(self, state):
-        only_one = ops.where(
-            ops.arange(self._width) == 0, 0.0, IMPOSSIBLE
-        )  # equal hypotheses would only repeat each other
+        # All W hypotheses are still equal, and would be extended alike: only the first may be.
+        only_one = ops.where(ops.arange(self._width) == 0, 0.0, IMPOSSIBLE)
         return state | {
             "scores": state["scores"] + only_one,
             "finished_ids": state["ids"],
