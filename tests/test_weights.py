@@ -1,4 +1,4 @@
-"""Weights by their paths. What the converters make of them is in test_onnx.py and test_ctranslate2.py."""
+"""Weights by their paths. What the converters make of them is in test_onnx_graph.py and test_ctranslate2.py."""
 
 import keras
 import numpy as np
