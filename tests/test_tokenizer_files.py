@@ -7,7 +7,9 @@ import keras_transformer as kt
 from keras_transformer.text import TokenizerPair, load_tokenizer
 from keras_transformer.text.tokenizer_files import tokenizer_from_bytes
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="no backend is involved: one round is enough")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="no backend is involved: one round is enough"
+)
 OURS = kt.Tokenizer.train(["a dog runs", "the dog sleeps"], vocabulary_size=280)
 
 
