@@ -68,7 +68,7 @@ def prepare_with_beam(stream, tokenizer, folder, max_length=256, shard_pairs=100
         PairCounts.
 
     Raises:
-        ValueError: as prepare; Apache Beam is not installed; the text is no files or shall lose its duplicates.
+        ValueError: as prepare; Apache Beam is not installed; the text is not in files, or its filters leave out duplicates.
 
     Example:
 

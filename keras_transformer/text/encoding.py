@@ -1,4 +1,4 @@
-"""A corpus in whatever form -> rows of ids with their counts. Between the tokenizer and Batches; needs no Keras."""
+"""A corpus in any form that Batches takes -> rows of ids with their counts. Between the tokenizer and Batches; needs no Keras."""
 
 import array
 import dataclasses
@@ -48,7 +48,7 @@ class EncodedCorpus:
 
 
 def encode_corpus(source, target, tokenizer, keep_texts):
-    """Whatever Batches was given, read."""
+    """Reads what Batches was given, in any of its forms; an EncodedCorpus."""
     if isinstance(source, Mixture):
         return _mixed(source, tokenizer, keep_texts)
     if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):

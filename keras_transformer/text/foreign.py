@@ -1,4 +1,4 @@
-"""Tokenizers of other libraries where ours is taken: keras-nlp's and those of Hugging Face's tokenizers. Needs no Keras."""
+"""Tokenizers of other libraries in place of ours: keras-nlp's and those of Hugging Face's tokenizers. Needs no Keras."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ _NAMES = {
 
 
 def as_tokenizer(tokenizer, **pieces):
-    """Whatever tokenizer it is, as one that Batches, Translator and callbacks take.
+    """Makes a tokenizer of another library one that Batches, Translator and callbacks take.
 
     Args:
         tokenizer: a Tokenizer, or an object with its methods: given back as it is. A ``tokenizers.Tokenizer`` of Hugging Face. A
@@ -132,7 +132,7 @@ class HuggingFaceTokenizer(_Foreign):
         pieces: names of special pieces; see as_tokenizer.
 
     Raises:
-        ValueError: the library is missing, the JSON is none of its tokenizers, or a special piece is missing.
+        ValueError: the library is missing, the JSON describes none of its tokenizers, or a special piece is missing.
     """
 
     def __init__(self, serialized, **pieces):

@@ -51,7 +51,7 @@ class Mixture:
             raise ValueError(f"temperature must be a number from 1. Received: {self.temperature!r}.")
 
     def repeats(self, sizes):
-        """How often a pair of each corpus occurs in an epoch, for corpora of so many pairs: floats from 1."""
+        """How often a pair of each corpus occurs in an epoch, floats from 1; ``sizes`` are the corpora's numbers of pairs."""
         weights = self.weights or sizes
         rates = [weight ** (1 / self.temperature) / size for weight, size in zip(weights, sizes, strict=True)]
         repeats = [rate / min(rates) for rate in rates]

@@ -163,7 +163,7 @@ def existing(path):
 
 
 def chunks(stream, size):
-    """Lists of so many pairs."""
+    """Yields lists of ``size`` pairs, the last of which may be shorter."""
     pairs = iter(stream)
     while chunk := list(itertools.islice(pairs, size)):
         yield chunk
@@ -199,7 +199,7 @@ def recipe_of(stream, tokenizer, max_length, shard_pairs):
     """All that the shards depend on.
 
     Raises:
-        ValueError: the text comes otherwise than as a PairStream.
+        ValueError: ``stream`` is no PairStream.
     """
     if not isinstance(stream, PairStream):
         raise ValueError(

@@ -18,8 +18,8 @@ from keras_transformer.text.formats import table_kind
 from keras_transformer.text.ids import check_ids
 from keras_transformer.text.pieces import user_symbols
 
-# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a constant, not the
-# machine's.
+# SentencePiece adds up counts thread by thread, so that the vocabulary depends on the number of threads: it is fixed, and not
+# taken from the machine.
 _TRAINING_THREADS = 16
 # Bytes of a text to learn from. SentencePiece's own 4192 would leave out longer texts without a word.
 _LONGEST_TEXT = 2**30  # the most it allows
@@ -220,21 +220,22 @@ class Tokenizer:
     def sample(self, text, key, alpha=0.2, most=None, candidates=16):
         """Ids of a text cut into pieces in one of its likely ways: other ways in other epochs make a model robust.
 
-        One of the best ways is drawn with a probability proportional to P(pieces)^alpha: 0 takes all of them alike, a large alpha
-        the best. The draw depends on the key alone, so that training that was broken off meets the same pieces.
+        One of the best ways is drawn with a probability proportional to P(pieces)^alpha: with alpha 0 all are equally likely, with
+        a large alpha the best is nearly always drawn. The draw depends on the key alone, so that a training that is resumed meets
+        the same pieces.
 
         Args:
             text: str.
             key: (seed, epoch, line), integers from 0.
             alpha: smoothness of the draw, from 0.
-            most: pieces at most; ways that take more are left out, and if all do, ``encode`` decides.
-            candidates: ways looked at.
+            most: the most pieces; ways with more are left out. If all have more, the ids are those of ``encode``.
+            candidates: how many of the best ways are drawn from.
 
         Returns:
             list of int, without bos and eos.
 
         Raises:
-            ValueError: the model is no unigram model, alpha is negative, or the text is none.
+            ValueError: the model is no unigram model, alpha is negative, or ``text`` is no str.
 
         Example:
 
@@ -349,7 +350,7 @@ def _texts(files_or_texts):
 
 
 def _utf8(texts, failures):
-    """The texts as SentencePiece reads them. It would garble an error of theirs, which is therefore kept in ``failures``."""
+    """The texts in UTF-8, for SentencePiece. It would garble an exception of theirs, which is therefore kept in ``failures``."""
     try:
         for number, text in enumerate(texts, start=1):
             if not isinstance(text, str):
