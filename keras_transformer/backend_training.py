@@ -18,8 +18,9 @@ def keep_freed_memory() -> None:
     """Lets PyTorch keep the memory it frees for its next use, instead of giving it back and fetching it again at each step.
 
     A step frees and takes hundreds of megabytes, for which the C library asks the kernel page by page: 6 to 10 % of a step on a
-    CPU (3 + 3 layers of width 256). With glibc alone; who has set one of its own variables (MALLOC_..., GLIBC_TUNABLES) or
-    another allocator is left in peace. TensorFlow keeps its memory anyhow; XLA takes JAX's from arenas that this does not reach.
+    CPU (3 + 3 layers of width 256). It works with glibc alone, and does nothing where one of glibc's own variables (MALLOC_...,
+    GLIBC_TUNABLES) or another allocator is set. TensorFlow keeps its memory by itself; JAX's comes from XLA's arenas, which this
+    does not reach.
     """
     if keras.backend.backend() != "torch":
         return

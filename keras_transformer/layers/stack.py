@@ -148,7 +148,7 @@ class Stack(_TransformerBlock):
         return layer(*tensors, training=training, **masks)
 
     def finish(self, x):
-        """What comes behind the last layer, (B, T, D): pre-LN's final norm, nothing with post-LN."""
+        """What follows the last layer, (B, T, D): the final norm of pre-LN, nothing with post-LN."""
         return x if self.final_norm is None else self.final_norm(x)
 
     def get_config(self) -> dict:
