@@ -12,7 +12,7 @@ import logging
 import keras
 from keras import ops
 
-# Replays save about as much in so many steps as the capture has cost.
+# After about this many replays a capture has saved as much time as it has cost.
 _STEPS_BEFORE_CAPTURE = 64
 
 _captures = contextvars.ContextVar("the captured graphs of the function that runs", default=None)

@@ -17,7 +17,8 @@ from keras_transformer.text.pair import source_tokenizer
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 _WORD_END = re.compile(r"\s+")
 
-LONGEST = 1024  # ids of a sentence, unless told otherwise: up to twice as many steps, each over all before it, hold up the others
+# Most ids of a sentence by default: it is decoded in up to twice as many steps, each over all before it, while others wait.
+LONGEST = 1024
 
 
 @dataclasses.dataclass
@@ -222,7 +223,7 @@ def _breaks(text, begin, end, fits, number):
 
 
 def _most(highest, fits):
-    """The largest count up to ``highest`` that fits, or 0; it looks at none of more than twice as many."""
+    """The largest count up to ``highest`` that fits, or 0; no count beyond twice the result is tried."""
     low, high = 0, 1  # what fits; what does not or is not known to
     while high <= highest and fits(high):
         low, high = high, 2 * high

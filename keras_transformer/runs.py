@@ -112,7 +112,7 @@ class Settings:
         return os.path.isdir(self.source)
 
     def filled(self):
-        """All of it as a dict, the preset's values in place of None."""
+        """All settings as a dict, with the preset's values in place of None."""
         values = dataclasses.asdict(self)
         recipe = get_preset(self.preset)["recipe"]
         values |= {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
@@ -213,7 +213,7 @@ class Run:
             self.epoch, self.history = state["epoch"], state["history"]
 
     def begin(self):
-        """Makes the folder this run's, if it is not: writes tokenizer and settings. ``train`` does so first; nothing did before.
+        """Writes tokenizer and settings into the folder, unless it holds this run already. ``train`` does so first.
 
         Raises:
             ValueError: by now it holds another run, or other files.

@@ -344,7 +344,7 @@ class Translator:
 
         Args:
             folder: path.
-            precision: "float32", "bfloat16" or "int8", at which it shall translate; see decoding.at_precision. None as saved.
+            precision: "float32", "bfloat16" or "int8", to translate at; see decoding.at_precision. None as it was saved.
 
         Raises:
             ValueError: no such precision.

@@ -150,7 +150,7 @@ def new_folder(folder, mark, complete=None):
 
 
 def check_folder(folder, mark):
-    """Raises ValueError if new_folder would refuse ``folder``: for whoever would rather know before the work than after it."""
+    """Raises ValueError if new_folder would refuse ``folder``: called before long work whose result goes there."""
     folder = Path(folder)
     if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds other files, which would be lost: there is no {mark}. Name a new folder.")

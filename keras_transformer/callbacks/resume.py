@@ -179,7 +179,7 @@ class Resume(keras.callbacks.Callback):
 
 
 class _FirstEpoch:
-    """The epoch that one ``fit`` begins with, in place of ``initial_epoch``; to any other it is as good as None."""
+    """The epoch that one ``fit`` begins with, in place of ``initial_epoch``; in any other it counts as None."""
 
     def __init__(self, epoch, holds):
         self._epoch = epoch

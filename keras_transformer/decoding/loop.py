@@ -29,7 +29,7 @@ class Search:
     The state of a search is a dict of tensors whose first axis is the sentence, but for the scalar "step":
 
         ids (B, W, L), scores (B, W)    the hypotheses that go on
-        done, broken (B,)               sentences that are finished; that met a number which is none
+        done, broken (B,)               sentences that are finished; sentences that met NaN or infinity
         limits (B,)                     how many tokens each may get
         source_mask (B, 1, 1, S), cache, and what the search adds
     """
@@ -156,7 +156,7 @@ class Search:
             state, ids, scores, done, step = go_on(state, _few(len(index)))
 
     def _leave(self, state):
-        """What is done with the last state."""
+        """Called with the last state, for a search that takes something from it."""
 
     # Inside the compiler
 

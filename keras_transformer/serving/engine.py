@@ -1,6 +1,6 @@
 """What the server asks of a model, for a saved translator on any backend and for an exported SavedModel alike.
 
-All that the HTTP side knows of translating is here: whoever adds a kind of model, or of search, writes an Engine.
+All that the HTTP side knows of translating is here: a new kind of model, or of search, is a new Engine.
 """
 
 import functools
