@@ -129,13 +129,7 @@ class Batches(keras.utils.PyDataset):
         self._target_lengths = corpus.target.lengths - 1  # bos and eos stand on different sides of the shift
         self._make_buckets(corpus)
         if sampling is not None:
-            for one in (source_tokenizer(self.tokenizer), target_tokenizer(self.tokenizer)):
-                if not hasattr(one, "sample"):
-                    raise ValueError(
-                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(one).__name__}. Train "
-                        "one, or leave sampling out."
-                    )
-                one.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
+            _check_sampling(sampling, self.tokenizer)
             self._layout = SampledLayout(
                 self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
             )
@@ -411,6 +405,17 @@ def _check_integers(minimum, **arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not minimum <= value < 2**63:
             raise ValueError(f"{name} must be an integer from {minimum} to 2**63 - 1. Received: {value!r}.")
+
+
+def _check_sampling(alpha, tokenizer):
+    """Raises ValueError unless both sides can be sampled with ``alpha``."""
+    for one in (source_tokenizer(tokenizer), target_tokenizer(tokenizer)):
+        if not hasattr(one, "sample"):
+            raise ValueError(
+                f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(one).__name__}. Train one, or leave "
+                "sampling out."
+            )
+        one.sample("a", (0, 0, 0), alpha=alpha)
 
 
 def _checked_process(process):
