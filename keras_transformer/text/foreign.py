@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.text.ids import check_ids
+from keras_transformer.text.ids import check_ids, is_batch, text_ids
 from keras_transformer.text.tokenizer import Tokenizer
 
 # What libraries call the special pieces, ours first.
@@ -103,13 +103,10 @@ class _Foreign:
 
     def decode(self, ids):
         """Text of a row of ids, or of each row, up to its eos and without special ids; see Tokenizer.decode."""
-        if getattr(ids, "ndim", 0) == 2 or (len(ids) and hasattr(ids[0], "__len__")):
+        if is_batch(ids):
             return [self.decode(row) for row in ids]
-        row = np.asarray(ids)
-        check_ids(row, self.vocabulary_size)
-        ends = np.flatnonzero(row == self.eos_id)
-        row = row[: ends[0]] if ends.size else row
-        return self._decode(row[~np.isin(row, (self.pad_id, self.bos_id, self.unk_id))].tolist())
+        check_ids(ids, self.vocabulary_size)
+        return self._decode(text_ids(ids, self.eos_id, (self.pad_id, self.bos_id, self.unk_id)))
 
     def save(self, path):
         """Writes it so that load_tokenizer reads it."""

@@ -15,7 +15,7 @@ import sentencepiece
 
 from keras_transformer.text.corpus import read_lines
 from keras_transformer.text.formats import table_kind
-from keras_transformer.text.ids import check_ids
+from keras_transformer.text.ids import check_ids, is_batch, text_ids
 from keras_transformer.text.pieces import user_symbols
 
 # SentencePiece adds up counts thread by thread, so that the vocabulary depends on the number of threads: it is fixed, and not
@@ -281,9 +281,9 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        if _is_batch(ids):
-            return [self._processor.decode(self._text_ids(row)) for row in ids]
-        return self._processor.decode(self._text_ids(ids))
+        if is_batch(ids):
+            return [self.decode(row) for row in ids]
+        return self._processor.decode(text_ids(self._row(ids), self.eos_id, self.special_ids))
 
     def pieces(self, ids):
         """The piece behind each id of one row, special ids included: ['▁a', '▁dog', '</s>'].
@@ -292,13 +292,6 @@ class Tokenizer:
             ValueError: an id is outside the vocabulary.
         """
         return [self._processor.id_to_piece(piece) for piece in self._row(ids).tolist()]
-
-    def _text_ids(self, row):
-        """Ids of a row up to its eos, without special ones."""
-        row = self._row(row)
-        ends = np.flatnonzero(row == self.eos_id)
-        row = row[: ends[0]] if ends.size else row
-        return row[~np.isin(row, self.special_ids)].tolist()
 
     def _row(self, ids):
         """One row of ids as an array, checked."""
@@ -319,13 +312,6 @@ class Tokenizer:
 
     def __repr__(self):
         return f"Tokenizer(vocabulary_size={self.vocabulary_size})"
-
-
-def _is_batch(ids):
-    """Whether these are rows of ids and not one row."""
-    if hasattr(ids, "ndim"):
-        return ids.ndim == 2
-    return isinstance(ids, list | tuple) and len(ids) > 0 and hasattr(ids[0], "__len__")
 
 
 def _texts(files_or_texts):
