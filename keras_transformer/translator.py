@@ -403,11 +403,11 @@ class Translator:
 def _checked(texts):
     """The texts as a list of str."""
     if isinstance(texts, str):
-        raise ValueError("translate takes a list of texts. Received a single str; pass [text].")
+        raise ValueError("Texts are given as a list of str. Received: a single str; pass [text].")
     texts = list(texts) if isinstance(texts, Iterable) else [texts]
     strange = [text for text in texts if not isinstance(text, str)]
     if strange:
-        raise ValueError(f"translate takes a list of str. Received: {strange[0]!r}; turn it into text first.")
+        raise ValueError(f"Each text must be a str. Received: {strange[0]!r}; turn it into text first.")
     return texts
 
 

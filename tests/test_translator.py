@@ -324,8 +324,8 @@ def test_weights_that_are_not_finite_are_an_error():
 @pytest.mark.parametrize(
     ("texts", "arguments", "message"),
     [
-        (None, {}, "takes a list of str. Received: None"),
-        (["a dog", 3], {}, "takes a list of str. Received: 3"),
+        (None, {}, "Each text must be a str. Received: None"),
+        (["a dog", 3], {}, "Each text must be a str. Received: 3"),
         (["a dog"], {"beam_size": 1.5}, "beam_size must be an integer from 1. Received: beam_size=1.5"),
         (["a dog"], {"max_length": 2.5}, "max_length must be an integer from 1"),
         (["a dog"], {"batch_tokens": 0}, "batch_tokens must be an integer from 1"),

@@ -141,8 +141,11 @@ def run_backends(plan, backends, folder, echo=None, timeout=TIMEOUT):
         ValueError: none could read the checkpoint.
     """
     plan.write(Path(folder) / "plan.json")
+
+    def run(backend):
+        return run_backend(backend, folder, echo, timeout)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        run = lambda backend: run_backend(backend, folder, echo, timeout)  # noqa: E731
         results = dict(zip(backends, pool.map(run, backends), strict=True))
     unread = {backend: result.failure for backend, result in results.items() if _is_unread(result.failure)}
     if len(unread) == len(results):

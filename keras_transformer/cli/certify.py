@@ -1,5 +1,6 @@
 """``keras-transformer certify``."""
 
+import functools
 import json
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def certify(run, preset, output, timeout, **plan):
     output = Path(run or "", "certificate.json") if output is None else Path(output)
     _check_writable(output)
     keep_compiled()
-    echo = lambda line: click.echo(line, err=True)  # noqa: E731
+    echo = functools.partial(click.echo, err=True)
     with tempfile.TemporaryDirectory() as folder:
         name = f"preset {preset}" if run is None else Path(run).resolve().name
         if run is None:

@@ -43,7 +43,7 @@ class Graph:
 
     def model(self, inputs, outputs):
         """The onnx.ModelProto with ``inputs`` and ``outputs`` {name: (type, axes)}; an output is renamed from its node's name."""
-        info = lambda name, kind, axes: onnx.helper.make_tensor_value_info(name, kind, axes)  # noqa: E731
+        info = onnx.helper.make_tensor_value_info
         for name, (source, *_) in outputs.items():
             self.nodes.append(onnx.helper.make_node("Identity", [source], [name]))
         graph = onnx.helper.make_graph(
