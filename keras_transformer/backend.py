@@ -311,9 +311,9 @@ def write_slice(x, values, start, axis: int):
 
 
 def written_part(x, end, axis, width):
-    """``x`` up to ``end`` along ``axis``, where a position takes ``width`` places, or up to somewhat behind it.
+    """``x`` up to ``end`` along ``axis``, or somewhat more of it, where that is a view: on PyTorch's CPU. Elsewhere ``x``.
 
-    Where that is a view: on PyTorch's CPU. Elsewhere ``x``. What was not written must be masked.
+    ``width`` is how many places of the axis a position takes. Places that were not written yet must be masked.
     """
     if keras.backend.backend() != "torch" or x.device.type != "cpu":
         return x

@@ -249,7 +249,7 @@ def _run_twice_tensorflow(run, trainable, values, *tensors):
 
 
 def is_out_of_memory(error):
-    """Whether an exception tells that memory is at its end; every backend has its own."""
+    """Whether an exception says that memory has run out; every backend has its own kind."""
     if isinstance(error, MemoryError) or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError"):
         return True
     told = str(error).lower()
@@ -259,7 +259,7 @@ def is_out_of_memory(error):
 
 
 def device_memory():
-    """Bytes of the memory that training takes from: the first accelerator's, else what this process may have of the machine's."""
+    """Bytes of memory for training: the first accelerator's, else what this process may use of the machine's."""
     name = keras.backend.backend()
     if name == "torch":
         import torch

@@ -324,7 +324,7 @@ class Transformer(TokenTrainer):
         )
 
     def resize_vocabulary(self, vocabulary_size, rows=None, seed=None):
-        """A model of another vocabulary with these weights; what they know of shared pieces stays exactly as it is.
+        """A model of another vocabulary with these weights; the table rows of shared pieces are copied exactly.
 
         Args:
             vocabulary_size: V of the new model.

@@ -86,7 +86,7 @@ def remove_step(path):
 
 
 def prune_steps(folder, keep, best=0, merit=None):
-    """Removes checkpoints but for the newest and the best; with ``best``, also but for those whose state cannot be read.
+    """Removes all checkpoints except the newest and the best; with ``best`` it also keeps those whose state cannot be read.
 
     Args:
         folder: where checkpoints lie.

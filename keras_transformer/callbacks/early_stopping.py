@@ -1,4 +1,4 @@
-"""An end when nothing gets better any more."""
+"""Ends training when nothing improves any more."""
 
 import math
 import warnings
@@ -62,7 +62,7 @@ class EarlyStopping(keras.callbacks.Callback):
 
 
 def epochs_since_best(history, monitor, mode="auto"):
-    """Epochs that a history, as Checkpoints keeps it, has had since the one with the best value of that name.
+    """How many epochs of a history, as Checkpoints keeps it, came after the one with the best value of ``monitor``.
 
     One without a value, because it was not finite, is an epoch too.
     """

@@ -1,4 +1,4 @@
-"""What becomes of numbers that are not finite."""
+"""Watches for numbers that are not finite, and ends a training that has nothing else."""
 
 import keras
 import numpy as np

@@ -5,7 +5,7 @@ from keras import ops
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not.
+    """Writes ``learning_rate``, the rate of the last update, into the logs; under a schedule Keras does not log it.
 
     Example:
 

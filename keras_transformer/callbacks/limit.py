@@ -1,4 +1,4 @@
-"""An end of training after a time or a number of updates."""
+"""Ends training after a time or a number of updates."""
 
 import numbers
 import time

@@ -1,4 +1,4 @@
-"""Going on at the very batch."""
+"""Resumes a training at the very batch where its newest checkpoint stands."""
 
 import warnings
 import weakref
@@ -23,12 +23,12 @@ def resumed_state(model):
 
 
 def this_fit(model):
-    """What tells one ``fit`` from the next, which leaves out nothing of what one that was broken off has left."""
+    """An object that every ``fit`` has anew, so that what a broken ``fit`` has left is not taken for the next one's."""
     return getattr(model, "history", None) or model
 
 
 def fingerprint(data):
-    """What tells training data with ``fingerprint()``, as kt.Batches, from others; None where their order cannot be known."""
+    """The fingerprint of training data that have one, as kt.Batches; None where their order cannot be known."""
     return data.fingerprint() if hasattr(data, "fingerprint") else None
 
 

@@ -1,4 +1,4 @@
-"""Going back from a loss that jumps."""
+"""Goes back to a checkpoint when the loss jumps."""
 
 import collections
 import statistics

@@ -175,7 +175,7 @@ def run_backend(backend, folder, echo=None, timeout=TIMEOUT):
 
 
 def rescore(results, folder, timeout=TIMEOUT):
-    """Lets the reference score what other backends decoded and it did not: into the part "rescored" of their stages.
+    """Has the reference score what other backends decoded and it did not; the scores become the part "rescored" of their stages.
 
     Two backends may take another of two equal hypotheses. Equal scores alone do not tell that from ids that belong elsewhere.
     """

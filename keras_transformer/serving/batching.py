@@ -1,7 +1,7 @@
 """Dynamic batching: sentences of concurrent requests are searched together, under a token budget and a latency cap.
 
 A sentence that finds the model idle waits ``delay`` for company, no longer; while the model works, what arrives gathers by itself.
-Since a search treats each row of a batch alone, who travels together changes no translation.
+Since a search treats each row of a batch alone, the other sentences of a batch change no translation.
 """
 
 import asyncio

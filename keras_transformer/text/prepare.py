@@ -152,7 +152,7 @@ def _take(workers, shards):
 
 
 def existing(path):
-    """What the manifest says of a shard that is there; None for none, or half of one."""
+    """What the manifest says of a shard that is there; None if there is none, or half of one, which is removed."""
     if not path.is_file():
         return None
     try:
@@ -263,7 +263,7 @@ def finished_before(folder, recipe):
 
 @contextlib.contextmanager
 def writing(folder, recipe, tokenizer):
-    """Within, the folder is this process's to write into; it holds tokenizer and recipe first."""
+    """A context in which this process alone writes into the folder, which gets tokenizer and recipe first."""
     from keras_transformer.artifacts import FolderLock, write_file
 
     with FolderLock(folder):

@@ -40,7 +40,7 @@ class RowsBuilder:
         self._ids, self._lengths = [], []
 
     def extend(self, rows, name):
-        """Appends rows of ids; ``name(number)`` says where a row of them that is outside the vocabulary came from."""
+        """Appends rows of ids; ``name(number)`` says where row ``number`` of them came from, for the error of a wrong id."""
         ids = np.asarray(list(itertools.chain.from_iterable(rows)))
         try:
             check_ids(ids, self._vocabulary_size)
