@@ -7,6 +7,8 @@ would change the model silently, so that this is an error.
 import numpy as np
 from keras import ops
 
+from keras_transformer.layers.embedding import sinusoid_rates
+
 
 class Weights:
     """The float32 weights of ``model``, taken out one by one.
@@ -65,12 +67,7 @@ class Weights:
             )
 
 
-def position_rates(d_model: int) -> np.ndarray:
-    """Radians a position of each sine and cosine of layers.SinusoidalPositions, (D / 2,) float32."""
-    return (10000.0 ** -(np.arange(0, d_model, 2, dtype="float64") / d_model)).astype("float32")
-
-
 def position_table(length: int, d_model: int) -> np.ndarray:
     """The paper's interleaved sinusoids (length, D), as layers.SinusoidalPositions adds them."""
-    angles = np.arange(length, dtype="float32")[:, None] * position_rates(d_model)
+    angles = np.arange(length, dtype="float32")[:, None] * sinusoid_rates(d_model)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, d_model)
