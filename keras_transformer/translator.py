@@ -21,6 +21,7 @@ from keras_transformer.decoding.ensemble import Ensemble
 from keras_transformer.decoding.errors import RowError, check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
 from keras_transformer.decoding.precision import at_precision
+from keras_transformer.decoding.rules import is_found
 from keras_transformer.decoding.samplers import is_sampler, sampler_search
 from keras_transformer.decoding.sampling import Sampling
 from keras_transformer.decoding.scoring import AttentionMaps, ForcedDecoding
@@ -183,7 +184,7 @@ class Translator:
         for indices, ids, scores in self._searched(texts, search, prefixes, batch_tokens, phrases):
             for index, rows, row_scores in zip(indices, ids, scores, strict=True):
                 found[index] = [
-                    self._hypothesis(row, score) for row, score in zip(rows, row_scores, strict=True) if score > -1e8
+                    self._hypothesis(row, score) for row, score in zip(rows, row_scores, strict=True) if is_found(score)
                 ]
         return found
 

@@ -15,6 +15,12 @@ from keras_transformer.decoding.errors import check_integer, check_number
 IMPOSSIBLE = -1e9  # the score of what must not be chosen: finite, so that no difference of two of them is NaN
 
 
+def is_found(score):
+    """Whether a score is of a hypothesis that was found. Where fewer than W were, the others have IMPOSSIBLE, perhaps divided for
+    its length."""
+    return score > IMPOSSIBLE / 10
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
     """What a search may produce, whatever the model finds probable.

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_transformer.backend import compiled, compiles_each_shape
 from keras_transformer.backend_decoding import next_size
+from keras_transformer.decoding.rules import Rules
 from keras_transformer.decoding.scoring import ForcedDecoding
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.card import facts_of_run
@@ -93,7 +94,7 @@ class Engine:
         """
         banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
         token, state = self.tokenizer.bos_id, self._start(self._padded([source]))
-        for _ in range(2 * len(source) + 10):
+        for _ in range(Rules().limit(len(source))):
             logits, state = self._step(state, token)
             logits = np.array(logits)
             if not np.isfinite(logits.max()):  # NaN and infinity come through, as in a search
@@ -149,8 +150,8 @@ class TranslatorEngine(Engine):
 
     def _first_state(self, source):
         encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
-        length = 2 * ops.shape(source)[1] + 10  # source.shape is (1, None) once TensorFlow has met two lengths
-        return self.model.init_cache(encoder_output, 1, length)
+        length = ops.shape(source)[1]  # not source.shape, which is (1, None) once TensorFlow has met two lengths
+        return self.model.init_cache(encoder_output, 1, Rules().limit(length))
 
     def _next_state(self, source, cache, token, step):
         return self.model.decode_step(token, cache, step, padding_mask(source, self.model.pad_id))
