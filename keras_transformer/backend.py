@@ -370,7 +370,7 @@ def fold_chunks(function: Callable, carry: tuple, rows: tuple, chunk_size) -> tu
     intermediate results then live together; not to hold them all is why one works in chunks.
 
     Args:
-        function: takes (carry, chunk) and returns (carry, a tensor (C, ...) or None).
+        function: takes (carry, chunk) and returns (carry, a float32 tensor (C, ...) or None).
         carry: tuple of tensors.
         rows: tuple of tensors (N, ...). The last chunk is filled up with zeros.
         chunk_size: C at most.

@@ -76,7 +76,7 @@ def test_rows_are_a_batch(rows):
 
 
 @pytest.mark.parametrize("row", [[5, 3], (), [], np.array([5, 3]), [np.int64(5)]])
-def test_a_row_is_none(row):
+def test_a_single_row_is_no_batch(row):
     assert not is_batch(row)
 
 

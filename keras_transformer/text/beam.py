@@ -7,6 +7,7 @@ shards those of file n, from 0, begin at n * 2**40, so that no two pairs draw th
 """
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -117,14 +118,10 @@ def _elements(stream):
 
 
 def _note(done, path):
-    import json
-
     Path(path).write_text(json.dumps(sorted(done)), encoding="utf-8")
 
 
 def _finish(stream, folder, recipe, results):
-    import json
-
     done = json.loads(results.read_text(encoding="utf-8"))
     read = sum((PairCounts(**counts) for _, counts, _ in done), PairCounts(0, 0))
     made = [about for _, _, shards_of_file in done for about in shards_of_file]
