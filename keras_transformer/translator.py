@@ -173,7 +173,7 @@ class Translator:
                 "that has it."
             )
         texts = _checked(texts)
-        prefixes = None if prefixes is None else list(prefixes)
+        prefixes = None if prefixes is None else _checked(prefixes)
         if prefixes is not None and len(prefixes) != len(texts):
             raise ValueError(
                 f"Each text needs a prefix, which may be empty. Received: {len(texts)} texts, {len(prefixes)}."
@@ -235,7 +235,7 @@ class Translator:
         >>> scored[0].log_probability < 0, len(scored[0].alignment)
         (True, 3)
         """
-        sources, targets = _checked(sources), list(targets)
+        sources, targets = _checked(sources), list(_checked(targets) if isinstance(targets, str) else targets)
         if len(sources) != len(targets):
             raise ValueError(
                 f"Each source needs a translation. Received: {len(sources)} sources, {len(targets)} translations."

@@ -172,6 +172,8 @@ def test_prefixes():
     assert found[1][0].text == TRANSLATOR.translate(texts[1:2], beam_size=1, max_length=9)[0]
     with pytest.raises(ValueError, match="Each text needs a prefix"):
         TRANSLATOR.hypotheses(texts, prefixes=["a"])
+    with pytest.raises(ValueError, match="Received: a single str"):  # of as many letters as there are texts
+        TRANSLATOR.hypotheses(texts, prefixes="two")
 
 
 def test_a_search_over_another_model_is_refused():
@@ -210,6 +212,8 @@ def test_score_and_attention():
     assert maps.cross.shape == (1, 2, len(maps.labels), len(maps.source))
     with pytest.raises(ValueError, match="Each source needs a translation"):
         TRANSLATOR.score(sources, targets[:1])
+    with pytest.raises(ValueError, match="Received: a single str"):  # of as many letters as there are sources
+        TRANSLATOR.score(sources, "ab")
 
 
 def test_save_and_load(tmp_path):
