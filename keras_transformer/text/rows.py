@@ -24,7 +24,7 @@ def encode_pairs(tokenizer, pairs):
 
     Returns:
         Source rows and target rows, a list of lists of ids each; and the places of the pairs that have a piece on both sides. A
-        text that is not blank may have none, such as a byte order mark alone.
+        text that is not blank may have none: "▁" alone, or, as a tokenizer normalises, zero-width spaces.
     """
     sources = source_tokenizer(tokenizer).encode([source for _, source, _ in pairs], add_eos=True)
     targets = tokenizer.encode([target for _, _, target in pairs], add_bos=True, add_eos=True)
