@@ -33,7 +33,7 @@ def test_the_driver_alone_gives_the_translators_texts(tmp_path):
         assert child.stdout.decode().split("\n") == [*(text.replace("\n", " ") for text in expected), ""]
 
 
-def test_what_has_no_positions(tmp_path, monkeypatch):
+def test_texts_and_limits_beyond_the_positions_of_the_model(tmp_path, monkeypatch):
     """A limit of 2 S + 10 beyond the table is bounded by it; a text beyond it is named."""
     monkeypatch.setattr(module, "_MAX_POSITIONS", 24)
     export_ctranslate2(make_model(), TOKENIZER, tmp_path / "export")

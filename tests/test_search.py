@@ -542,7 +542,7 @@ def test_decode_cases(case, kind):
         assert set(tokens_of(ids[0, 0])) == {1}
 
 
-def test_no_sentence():
+def test_a_batch_without_sentences():
     for search in SEARCHES.values():
         ids, scores = search(np.zeros((0, 3), dtype="int32"))
         assert ids.shape == (0, search.beam_size, 16) and scores.shape == (0, search.beam_size)
