@@ -116,7 +116,7 @@ def ready_torch(loss):
 
 def contender(backend, form, seconds, folder):
     """The child's side."""
-    from keras_transformer.backend import keep_freed_memory
+    from keras_transformer.backend_training import keep_freed_memory
 
     keep_freed_memory()
     loss = {"chunks": chunks, "plain": plain, "one-hot": one_hot, "cross_entropy": cross_entropy}[form]

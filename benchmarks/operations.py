@@ -25,9 +25,8 @@ from harness import chosen, head, machine, write_json
 from train import SIZES
 
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
-_PRODUCT = re.compile(
-    r"matmul|\bdot|_dot|ynn_fusion|mm\b|linear", re.IGNORECASE
-)  # XLA's products on a CPU are ynn_fusion
+# XLA's products on a CPU are called ynn_fusion.
+_PRODUCT = re.compile(r"matmul|\bdot|_dot|ynn_fusion|mm\b|linear", re.IGNORECASE)
 # What contains operations or waits for them, and Python's own frames ("$file.py:12 name").
 _NO_OPERATION = re.compile(
     r"\$|end: |Thread|Wait|Await|Pj[Rr]t|Pjit|Thunk|Execut|Eager|FunctionRun|Run$|Process$|one_step|jit_|tf\.|ParseArguments"

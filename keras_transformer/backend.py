@@ -1,15 +1,14 @@
-"""The only place with backend-specific code.
+"""Backend-specific code that layers, losses and decoding need.
 
-Everything else in the package is written once against ``keras.ops``. A function belongs here when one of the backends
+backend_training.py has what is around the steps of training, backend_decoding.py the loop of a search. Everything else in the
+package, but for export/, is written once against ``keras.ops``. A function belongs here when one of the backends
 needs another primitive than ``keras.ops`` offers: for correctness (dense embedding gradients), for determinism (ties in
 ``top_k``) or for speed (fused attention, compilation of the decoding loop). The backend modules are imported inside the
 functions, so that importing this file costs nothing and needs none of them.
 """
 
 import contextvars
-import ctypes
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,26 +146,6 @@ def _onednn_product():
         return Product.apply(a, b) if torch.is_grad_enabled() else multiply(a, b)
 
     return product
-
-
-def keep_freed_memory() -> None:
-    """Lets PyTorch keep the memory it frees for its next use, instead of giving it back and fetching it again at each step.
-
-    A step frees and takes hundreds of megabytes, for which the C library asks the kernel page by page: 6 to 10 % of a step on a
-    CPU (3 + 3 layers of width 256). With glibc alone; who has set one of its own variables (MALLOC_..., GLIBC_TUNABLES) or
-    another allocator is left in peace. TensorFlow keeps its memory anyhow; XLA takes JAX's from arenas that this does not reach.
-    """
-    if keras.backend.backend() != "torch":
-        return
-    if any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h: no trimming, 64 MB at a time, no block by mmap
-    for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_max, 0)):
-        mallopt(parameter, value)
 
 
 def max_and_argmax(x) -> tuple:
@@ -332,9 +311,9 @@ def write_slice(x, values, start, axis: int):
 
 
 def written_part(x, end, axis, width):
-    """``x`` up to ``end`` along ``axis``, where a position takes ``width`` places, or up to somewhat behind it.
+    """``x`` up to ``end`` along ``axis``, or somewhat more of it, where that is a view: on PyTorch's CPU. Elsewhere ``x``.
 
-    Where that is a view: on PyTorch's CPU. Elsewhere ``x``. What was not written must be masked.
+    ``width`` is how many places of the axis a position takes. Places that were not written yet must be masked.
     """
     if keras.backend.backend() != "torch" or x.device.type != "cpu":
         return x
@@ -391,7 +370,7 @@ def fold_chunks(function: Callable, carry: tuple, rows: tuple, chunk_size) -> tu
     intermediate results then live together; not to hold them all is why one works in chunks.
 
     Args:
-        function: takes (carry, chunk) and returns (carry, a tensor (C, ...) or None).
+        function: takes (carry, chunk) and returns (carry, a float32 tensor (C, ...) or None).
         carry: tuple of tensors.
         rows: tuple of tensors (N, ...). The last chunk is filled up with zeros.
         chunk_size: C at most.
@@ -452,62 +431,3 @@ def _fold_torch(function, carry, chunks):
         carry, x = function(carry, chunk)
         given.append(x)
     return carry, None if given[0] is None else torch.stack(given)
-
-
-def map_tf_data(dataset, function: Callable):
-    """A tf.data.Dataset that calls ``function`` on the host with each element, its tensors as NumPy arrays."""
-    import tensorflow as tf
-
-    def look(*element):
-        flat = tf.nest.flatten(element)
-
-        def on_host(*arrays):
-            element_of_arrays = tf.nest.pack_sequence_as(element, arrays)
-            function(element_of_arrays if len(element) > 1 else element_of_arrays[0])
-            return np.int32(0)
-
-        with tf.control_dependencies([tf.numpy_function(on_host, flat, tf.int32)]):
-            same = tf.nest.pack_sequence_as(element, [tf.identity(x) for x in flat])
-        return same if len(element) > 1 else same[0]
-
-    return dataset.map(look, num_parallel_calls=1)
-
-
-def keep_state(function: Callable, *kinds: Callable[[], list]) -> Callable:
-    """A compiled train, test or predict function that leaves the model whole when its data raise.
-
-    Keras on JAX takes the values out of a model while it runs, and forgets them when the iterator raises before a first step is
-    done. Elsewhere ``function`` is returned as it is.
-
-    Args:
-        function: takes (state, iterator); state is a tuple of lists of arrays.
-        kinds: for each of those lists a function that gives the variables it belongs to.
-    """
-    if keras.backend.backend() != "jax":
-        return function
-
-    def run(state, iterator):
-        try:
-            return function(state, iterator)
-        except BaseException:
-            for variables, values in zip(kinds, state, strict=True):
-                for variable, value in zip(variables(), values, strict=True):
-                    if not value.is_deleted():  # else a step was under way, and Keras has the state before it
-                        variable.assign(value)
-            raise
-
-    return run
-
-
-def portable_config(config):
-    """A compile configuration that loads on every backend.
-
-    Optimizers under PyTorch serialise as a class private to that backend, and jit_compile as already resolved.
-    """
-    if isinstance(config, dict):
-        config = {key: portable_config(value) for key, value in config.items()}
-        if str(config.get("module", "")).startswith("keras.src.backend.torch.optimizers"):
-            config |= {"module": "keras.optimizers", "registered_name": None}
-        if "jit_compile" in config:
-            config["jit_compile"] = "auto"
-    return config

@@ -12,7 +12,7 @@ import logging
 import keras
 from keras import ops
 
-# Replays save about as much in so many steps as the capture has cost.
+# After about this many replays a capture has saved as much time as it has cost.
 _STEPS_BEFORE_CAPTURE = 64
 
 _captures = contextvars.ContextVar("the captured graphs of the function that runs", default=None)
@@ -85,7 +85,7 @@ class Captures:
 
         goes_on = bool(unfinished(*values))
         while goes_on:
-            end = _ladder(int(flat[position]) + ahead)
+            end = next_size(int(flat[position]) + ahead, smallest=16)  # a graph is captured for each
             *flat, goes_on = self._graph_or((*key, end), one, flat)(*flat)
             goes_on = bool(goes_on)
         return pytree.tree_unflatten(list(flat), shape)
@@ -110,9 +110,19 @@ class Captures:
         return graph.forward
 
 
-def _ladder(count):
-    """The next of 16, 24, 32, 48, 64, 96, ...: as many positions are read, and for each a graph is captured."""
-    size = 16
+def next_size(count: int, smallest: int) -> int:
+    """The first of a few sizes that is not below ``count``, so that few shapes get compiled.
+
+    The sizes are two for each doubling: 8, 12, 16, 24, 32, 48, 64, 96, ... from ``smallest``, a power of two from 2, on. At most
+    a third of a size beyond the smallest is left over.
+
+    Example:
+
+    >>> from keras_transformer.backend_decoding import next_size
+    >>> [next_size(count, smallest=8) for count in (1, 9, 13, 17, 100)]
+    [8, 12, 16, 24, 128]
+    """
+    size = smallest
     while size < count:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size

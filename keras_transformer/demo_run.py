@@ -143,5 +143,5 @@ def check_answers(translator: Translator, folder: str | Path, texts: list[str]) 
     if not np.array_equal(answers, expected):
         different = int((answers != expected).any(axis=(1, 2)).sum())
         raise ValueError(
-            f"{folder} answers {different} of {len(texts)} texts otherwise than Python does. Please report this."
+            f"{folder} answers {different} of {len(texts)} texts differently from Python. Please report this."
         )

@@ -43,8 +43,7 @@ def command_backend(name: str | None = None) -> str:
     """The backend the command line uses: the one asked for, else KERAS_BACKEND, else that of Keras's settings file if it is
     installed, else the first installed.
 
-    Keras itself writes its settings file, with TensorFlow in it, wherever there is none: so that file alone must not make a
-    command fail.
+    Where there is no settings file, Keras writes one that names TensorFlow: so that file alone must not make a command fail.
 
     Args:
         name: what ``--backend`` says, or None.

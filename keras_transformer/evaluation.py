@@ -243,6 +243,9 @@ def check_enough(sentences):
 
 
 def _check(hypotheses, references):
+    for name, texts in (("hypotheses", hypotheses), ("references", references)):
+        if isinstance(texts, str):  # else its letters would be scored, one by one
+            raise ValueError(f"{name} must be a list of str. Received: a single str, {texts!r:.80}; give [text].")
     if len(hypotheses) != len(references) or not references:
         raise ValueError(
             "A score needs one reference for each translation, and at least one. "

@@ -17,7 +17,8 @@ from keras_transformer.text.pair import source_tokenizer
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 _WORD_END = re.compile(r"\s+")
 
-LONGEST = 1024  # ids of a sentence, unless told otherwise: up to twice as many steps, each over all before it, hold up the others
+# Most ids of a sentence by default: it is decoded in up to twice as many steps, each over all before it, while others wait.
+LONGEST = 1024
 
 
 @dataclasses.dataclass
@@ -39,6 +40,14 @@ class Counts:
     cut_off: int = 0
     seconds: float = 0.0
     broken: int = 0
+
+    def add(self, lines, divided, found):
+        """Counts a chunk: its lines, (parts, whether one was broken) of each, and for each line the hypotheses of each part."""
+        self.lines += len(lines)
+        self.blank += sum(not line.strip() for line in lines)
+        self.split += sum(len(parts) > 1 for parts, _ in divided)
+        self.broken += sum(broken for _, broken in divided)
+        self.cut_off += sum(not of_part[0].ended for line in found for of_part in line)
 
     def __str__(self):
         parts = [f"{self.lines:,} lines, {self.lines / max(self.seconds, 1e-9):.1f} a second"]
@@ -121,16 +130,11 @@ def translate_lines(
             of_parts = [number for number, line in zip(numbers, parts, strict=True) for _ in line]
             raise error.of("lines", of_parts) from None
         found = [[next(found) for _ in line] for line in parts]
-        best = [[of_part[0] for of_part in line] for line in found]
         if n_best == 1:
             write([_joined(line, 0) for line in found])
         else:
             write(["\t".join(_joined(line, rank).replace("\t", " ") for rank in range(n_best)) for line in found])
-        counts.lines += len(chunk)
-        counts.blank += sum(not line.strip() for line in chunk)
-        counts.split += sum(len(line) > 1 for line in parts)
-        counts.broken += sum(broken for _, broken in divided)
-        counts.cut_off += sum(not one.ended for line in best for one in line)
+        counts.add(chunk, divided, found)
         counts.seconds = time.perf_counter() - begin
         yield counts
 
@@ -222,7 +226,7 @@ def _breaks(text, begin, end, fits, number):
 
 
 def _most(highest, fits):
-    """The largest count up to ``highest`` that fits, or 0; it looks at none of more than twice as many."""
+    """The largest count up to ``highest`` that fits, or 0; no count beyond twice the result is tried."""
     low, high = 0, 1  # what fits; what does not or is not known to
     while high <= highest and fits(high):
         low, high = high, 2 * high

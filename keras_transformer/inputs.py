@@ -1,4 +1,4 @@
-"""Ids checked on the host on their way into a model, whatever the data comes in.
+"""Ids are checked on the host before they reach a model, whatever kind of data they come in.
 
 Between text and the model: JAX says nothing of an id outside the vocabulary (it gives NaN, or a loss of 0), TensorFlow and
 PyTorch stop deep inside a step. The checks of text/ids.py are put around arrays, tf.data, DataLoader, PyDataset, grain and
@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.backend import map_tf_data
+from keras_transformer.backend_training import map_tf_data
 from keras_transformer.text.ids import check_ids
 
 
@@ -101,7 +101,7 @@ class IdCheck:
 
     @contextlib.contextmanager
     def one_error(self) -> Iterator[None]:
-        """Raises what a check raised, where a library on the way has packed it into an exception of its own."""
+        """A context that raises a check's own error, where a library on the way has wrapped it in an exception of its own."""
         try:
             yield
         except Exception:

@@ -27,7 +27,7 @@ class TokenStatistics(NamedTuple):
 
 
 def token_weights(labels, pad_id: int = 0, sample_weight=None):
-    """What each position counts: (B, T) float32; 0 at padding, elsewhere ``sample_weight``, or 1 without.
+    """The weight of each position, (B, T) float32: 0 at padding, elsewhere ``sample_weight``, or 1 where there is none.
 
     Args:
         labels: (B, T) integer ids; pad_id marks positions that do not count.
@@ -91,7 +91,7 @@ def _weighted_sums(
 
 # Rows of a chunk times V: 32 MB of float32 logits, a few of which live at a time.
 _CHUNK_LOGITS = 2**23
-# And rows at most, for small V: a float16 sum over so many hidden states (of unit variance, after a LayerNorm) stays in range.
+# Most rows of a chunk, for small V: a float16 sum over 4,096 hidden states (of unit variance, after a LayerNorm) stays in range.
 _CHUNK_ROWS = 2**12
 
 
@@ -107,8 +107,8 @@ def projected_token_statistics(
 ) -> TokenStatistics:
     """TokenStatistics of hidden states (B, T, D) scored against the rows of table (V, D).
 
-    What token_statistics gives for the logits, without the logits: some hundred rows are projected and scored at a time. Where the
-    gradient of ``loss`` is wanted it is made in the same pass, since logits tell their own gradient, softmax - target: three
+    Equals token_statistics of the logits, but never holds all logits: some hundred rows are projected and scored at a time. In
+    training the gradient of ``loss`` is made in the same pass, because logits tell their own gradient, softmax - target: three
     matrix products, as in the plain form, and nothing computed twice.
 
     Args:
@@ -118,7 +118,7 @@ def projected_token_statistics(
         label_smoothing: e.
         pad_id: the padding id.
         sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
-        training: whether ``loss`` shall have a gradient, by hidden and table.
+        training: whether ``loss`` is to have gradients, with respect to hidden and table.
         chunk_size: rows projected at a time; None for as many as make 2**23 logits, 4096 at most.
 
     Raises:
@@ -133,9 +133,8 @@ def projected_token_statistics(
     1.3863
     """
     _check_chunk_size(chunk_size)
-    table = ops.reshape(
-        table, table.shape
-    )  # eager TensorFlow would hand a variable on as it is, which custom_gradient refuses
+    # Makes a tensor of a variable: eager TensorFlow would hand on the variable itself, which custom_gradient refuses.
+    table = ops.reshape(table, table.shape)
     hidden = ops.reshape(ops.convert_to_tensor(hidden), (-1, table.shape[1]))  # (B, T, D) -> (N, D)
     weights = ops.reshape(token_weights(labels, pad_id, sample_weight), (-1,))  # (N,)
     labels = ops.reshape(ops.cast(labels, "int32"), (-1,))  # (N,)
@@ -222,9 +221,9 @@ class SmoothedCrossentropy(keras.losses.Loss):
     Args:
         label_smoothing: e, in [0, 1).
         pad_id: the label that marks positions that do not count.
-        chunk_size: tokens whose logits exist at a time in ``fit`` and ``evaluate`` of a kt.Transformer; None for as many as make
-            2**23 logits (1,048 at V = 8,000), so that small batches are one chunk. As many as a batch has, or more, for all at
-            once.
+        chunk_size: how many tokens' logits exist at a time in ``fit`` and ``evaluate`` of a kt.Transformer; None for as many as
+            make 2**23 logits (1,048 at V = 8,000), so that a small batch is one chunk. A number not below the tokens of a batch
+            makes all at once.
 
     Call arguments:
         y_true: (B, T) integer labels.

@@ -1,4 +1,4 @@
-"""What a training step takes of memory, estimated, so that an error of too little can say what would fit."""
+"""An estimate of the memory that a training step takes, so that an out-of-memory error can say what would fit."""
 
 import dataclasses
 

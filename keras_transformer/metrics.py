@@ -7,7 +7,7 @@ from keras_transformer.losses import TokenStatistics, token_statistics
 
 
 class TokenMetric(keras.metrics.Metric):
-    """A mean over tokens: the sum of one of the TokenStatistics over the sum of tokens.
+    """A mean over tokens: the sum of one of the TokenStatistics divided by the number of tokens.
 
     Args:
         pad_id: the label that marks positions that do not count.
@@ -48,7 +48,16 @@ class TokenMetric(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class TokenAccuracy(TokenMetric):
-    """Share of real tokens whose label has the highest logit.
+    """Share of real tokens whose label has the highest logit, from 0 to 1.
+
+    Args:
+        pad_id: the label that marks positions that do not count.
+        name: the metric's name in logs.
+
+    Call arguments:
+        y_true: (B, T) integer labels.
+        y_pred: (B, T, V) logits.
+        sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
 
     Example:
 
@@ -68,7 +77,16 @@ class TokenAccuracy(TokenMetric):
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
 class Perplexity(TokenMetric):
-    """exp of the mean negative log-likelihood of a real token, without label smoothing.
+    """exp of the mean negative log-likelihood (in nats) of a real token, without label smoothing: from 1 to infinity.
+
+    Args:
+        pad_id: the label that marks positions that do not count.
+        name: the metric's name in logs.
+
+    Call arguments:
+        y_true: (B, T) integer labels.
+        y_pred: (B, T, V) logits.
+        sample_weight: (B, T) weights of tokens, (B,) or (B, 1) of rows, or None.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""``fit`` over a Batches that stands in the middle of an epoch, and what it has trained on so far; what tells arrays from others.
+"""``fit`` over a Batches that stands in the middle of an epoch: how far it has come, and how arrays are known again.
 
 Between text and the model. Keras asks a data set once for its length and takes all epochs for as long, so that a shorter first
 epoch is a part of its own here, with the callbacks told of one training. Data are read ahead of training on TensorFlow; so
@@ -14,7 +14,7 @@ from keras import ops
 
 
 class ArrayData:
-    """Arrays that ``fit`` was given, as far as going on in the middle of an epoch of them asks.
+    """What has to be known of the arrays that ``fit`` was given, to go on in the middle of an epoch of them.
 
     Args:
         arrays: x, y and sample_weight: dicts of arrays, arrays or None.
@@ -69,7 +69,7 @@ class Following(keras.callbacks.Callback):
 
 
 class OneTraining(keras.callbacks.CallbackList):
-    """Callbacks that take several calls of ``fit`` for one: it begins once, and ends when ``end`` says so."""
+    """Callbacks to which several calls of ``fit`` look like one: it begins once, and ends with the call after ``go_on``."""
 
     _begun = _may_end = False
 

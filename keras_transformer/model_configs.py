@@ -10,7 +10,7 @@ _POLICIES = ("DTypePolicy", "DTypePolicyMap", "QuantizedDTypePolicy", "Quantized
 
 
 def check_config(config, path, elements):
-    """Raises unless ``config`` describes a Transformer, or a registered subclass, that has room in a file of so many numbers.
+    """Raises unless ``config`` describes a Transformer, or a registered subclass, of no more than ``elements`` weights.
 
     Keras makes whatever a config names: it imports modules by name, and layers of any size. So every class named must be
     Transformer, registered by who runs this, or a dtype policy of Keras; and the weights that the sizes ask for must not be more

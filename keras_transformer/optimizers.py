@@ -92,7 +92,7 @@ class AccumulateGradients(_AroundOptimizer):
         name: name of the optimizer.
 
     Raises:
-        ValueError: steps is no integer from 1, or ``optimizer`` is none, accumulates by itself, or scales the loss.
+        ValueError: steps is no integer from 1, or ``optimizer`` is no Optimizer, accumulates by itself, or scales the loss.
 
     Example:
 
@@ -188,18 +188,18 @@ class AccumulateGradients(_AroundOptimizer):
 class SkipNonFinite(_AroundOptimizer):
     """Leaves out every update whose gradient is NaN or infinite, and counts them, before another optimizer sees it.
 
-    One such gradient would make all weights NaN for good. Counting goes on on the device: no step waits. callbacks.FiniteGuard
-    looks at the counts now and then, logs them, and ends training that has nothing else. In kt.Transformer a loss that is not
-    finite counts as a gradient that is not. A gradient whose norm is beyond float32 (1.8e19) counts too.
+    One such gradient would make all weights NaN for good. The counts are kept on the device, so that no step waits for the host.
+    callbacks.FiniteGuard reads them now and then, logs them, and ends a training that leaves out every update. In kt.Transformer a
+    loss that is not finite counts like a gradient that is not. A gradient whose norm is beyond float32 (1.8e19) counts too.
 
-    The norm of the last gradient that was not left out stands in ``gradient_norm``, before clipping.
+    ``gradient_norm`` is the norm, before clipping, of the last gradient that was not left out.
 
     Args:
         optimizer: the keras.optimizers.Optimizer that makes the updates.
         name: name of the optimizer.
 
     Raises:
-        ValueError: ``optimizer`` is none, or scales the loss: LossScaleOptimizer goes around this one.
+        ValueError: ``optimizer`` is no Optimizer, or it scales the loss: a LossScaleOptimizer goes around this one.
 
     Example:
 

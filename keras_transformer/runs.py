@@ -112,7 +112,7 @@ class Settings:
         return os.path.isdir(self.source)
 
     def filled(self):
-        """All of it as a dict, the preset's values in place of None."""
+        """All settings as a dict, with the preset's values in place of None."""
         values = dataclasses.asdict(self)
         recipe = get_preset(self.preset)["recipe"]
         values |= {name: recipe[name] for name in _FROM_RECIPE if values[name] is None}
@@ -190,22 +190,7 @@ class Run:
             self.validation = Batches(validation, tokenizer=self.tokenizer, shuffle=False, num_buckets=4, **batching)
             self.validation_skipped = self.validation.skipped
             self._bleu = Bleu(validation.source, validation.target, self.tokenizer, max_sentences=500)
-        sizes = {name: getattr(self.tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
-        if isinstance(self.tokenizer, TokenizerPair):
-            sizes |= {"source_vocabulary_size": self.tokenizer.source.vocabulary_size, "tie_embeddings": "decoder"}
-        self.model = Transformer.from_preset(
-            settings.preset,
-            self.tokenizer.vocabulary_size,
-            seed=settings.seed,
-            remat=settings.remat,
-            dtype=settings.dtype,
-            **sizes,
-        )
-        self.model.compile(auto_scale_loss=False)  # of mixed_float16: compile below puts it around all the others
-        optimizer = self.model.optimizer
-        if settings.accumulate > 1:
-            optimizer = AccumulateGradients(optimizer, settings.accumulate)
-        self.model.compile(SkipNonFinite(optimizer))
+        self.model = _compiled_model(settings, self.tokenizer)
         self.epoch, self.history = 0, []
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is not None:
@@ -213,7 +198,7 @@ class Run:
             self.epoch, self.history = state["epoch"], state["history"]
 
     def begin(self):
-        """Makes the folder this run's, if it is not: writes tokenizer and settings. ``train`` does so first; nothing did before.
+        """Writes tokenizer and settings into the folder, unless it holds this run already. ``train`` does so first.
 
         Raises:
             ValueError: by now it holds another run, or other files.
@@ -424,6 +409,28 @@ class _BestTranslator(keras.callbacks.Callback):
         alike = [row for row in history if row.get(monitor) == best.get(monitor)]
         if history[-1] is min(alike, key=lambda row: math.inf if row.get("val_loss") is None else row["val_loss"]):
             Translator(self.model, self.tokenizer).save(self.folder / "translator")
+
+
+def _compiled_model(settings, tokenizer):
+    """The Transformer of these settings, as it is before any training."""
+    sizes = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
+    if isinstance(tokenizer, TokenizerPair):
+        sizes |= {"source_vocabulary_size": tokenizer.source.vocabulary_size, "tie_embeddings": "decoder"}
+    model = Transformer.from_preset(
+        settings.preset,
+        tokenizer.vocabulary_size,
+        seed=settings.seed,
+        remat=settings.remat,
+        dtype=settings.dtype,
+        **sizes,
+    )
+    # The preset's optimizer without loss scaling, which mixed_float16 asks for: the second compile puts it around all optimizers.
+    model.compile(auto_scale_loss=False)
+    optimizer = model.optimizer
+    if settings.accumulate > 1:
+        optimizer = AccumulateGradients(optimizer, settings.accumulate)
+    model.compile(SkipNonFinite(optimizer))
+    return model
 
 
 def _trained_tokenizer(text, vocabulary_size, separate):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from keras_transformer.backend import keep_freed_memory, keep_state, portable_config
+from keras_transformer.backend_training import keep_freed_memory, keep_state, portable_config
 from keras_transformer.inputs import IdCheck
 from keras_transformer.losses import SmoothedCrossentropy, TokenStatistics, projected_token_statistics, token_weights
 from keras_transformer.metrics import Perplexity, TokenAccuracy, TokenLoss
@@ -173,7 +173,7 @@ class TokenTrainer(keras.Model):
         return IdCheck(self.vocabulary_size, needs_labels, source_vocabulary_size=self.source_vocabulary_size)
 
     def followed_by(self, following):
-        """Within, ``following.advance(steps)`` is called after each execution of so many training steps."""
+        """A context in which ``following.advance(steps)`` is called after each execution of ``steps`` training steps."""
         return self._follower.put(following)
 
     def evaluate(
@@ -296,7 +296,7 @@ class TokenTrainer(keras.Model):
 
 
 def _same_epoch(x):
-    """Lets a Batches that is read through by the way go on where it was: to it, a reading looks like an epoch of ``fit``."""
+    """A context after which a Batches stands where it stood: to it, being read looks like an epoch of ``fit``."""
     return x.aside() if isinstance(x, Batches) else contextlib.nullcontext()
 
 

@@ -324,7 +324,7 @@ class Transformer(TokenTrainer):
         )
 
     def resize_vocabulary(self, vocabulary_size, rows=None, seed=None):
-        """A model of another vocabulary with these weights; what they know of shared pieces stays exactly as it is.
+        """A model of another vocabulary with these weights; the table rows of shared pieces are copied exactly.
 
         Args:
             vocabulary_size: V of the new model.
@@ -333,10 +333,11 @@ class Transformer(TokenTrainer):
             seed: of the rows that are new; None for the one after the model's, whose own would give the rows it already has.
 
         Returns:
-            Transformer, not compiled: an optimizer's state would be of the old shapes.
+            A model of the same class, not compiled: an optimizer's state would be of the old shapes.
 
         Raises:
-            ValueError: rows are of another length or name no old id; the source has a vocabulary of its own.
+            ValueError: rows are of another length or name no old id; the source has a vocabulary of its own; a subclass has other
+                weights whose shape depends on the vocabulary.
 
         Example:
 
@@ -364,13 +365,18 @@ class Transformer(TokenTrainer):
             )
         if seed is None and self.seed is not None:
             seed = self.seed + 1
-        model = Transformer.from_config(self.get_config() | {"vocabulary_size": vocabulary_size, "seed": seed})
+        model = type(self).from_config(self.get_config() | {"vocabulary_size": vocabulary_size, "seed": seed})
         holders = (self.source_embedding, self.target_embedding, self.output_projection)
         tables = {weight.path for layer in holders if layer is not None for weight in layer.weights}
         for old, new in zip(self.weights, model.weights, strict=True):
             values = ops.convert_to_numpy(old)
             if old.path in tables:  # (V, D)
                 values = np.where((rows >= 0)[:, None], values[rows], ops.convert_to_numpy(new))
+            elif old.shape != new.shape:
+                raise ValueError(
+                    f"resize_vocabulary knows the tables of ids alone. Received: a {type(self).__name__} whose weight {old.path} "
+                    f"of shape {tuple(old.shape)} would be {tuple(new.shape)}. Override resize_vocabulary for it."
+                )
             new.assign(values)
         return model
 

@@ -15,11 +15,13 @@ from keras_transformer.artifacts import (
     parse_json,
     write_manifest,
 )
+from keras_transformer.backend_decoding import next_size
 from keras_transformer.decoding.constrained import ConstrainedBeamSearch
 from keras_transformer.decoding.ensemble import Ensemble
 from keras_transformer.decoding.errors import RowError, check_integer
 from keras_transformer.decoding.hypotheses import Hypothesis, Scored, align_words
 from keras_transformer.decoding.precision import at_precision
+from keras_transformer.decoding.rules import is_found
 from keras_transformer.decoding.samplers import is_sampler, sampler_search
 from keras_transformer.decoding.sampling import Sampling
 from keras_transformer.decoding.scoring import AttentionMaps, ForcedDecoding
@@ -36,6 +38,7 @@ FORMAT_VERSION = 2
 _WITHOUT_MANIFEST = 1  # the version before, which still loads
 _KIND = "translator"
 _MOST_FORMAT = 10_000  # bytes of the file that tells it
+SHORTEST = 8  # positions that a batch of sources has at least
 
 
 class Translator:
@@ -172,7 +175,7 @@ class Translator:
                 "that has it."
             )
         texts = _checked(texts)
-        prefixes = None if prefixes is None else list(prefixes)
+        prefixes = None if prefixes is None else _checked(prefixes)
         if prefixes is not None and len(prefixes) != len(texts):
             raise ValueError(
                 f"Each text needs a prefix, which may be empty. Received: {len(texts)} texts, {len(prefixes)}."
@@ -183,7 +186,7 @@ class Translator:
         for indices, ids, scores in self._searched(texts, search, prefixes, batch_tokens, phrases):
             for index, rows, row_scores in zip(indices, ids, scores, strict=True):
                 found[index] = [
-                    self._hypothesis(row, score) for row, score in zip(rows, row_scores, strict=True) if score > -1e8
+                    self._hypothesis(row, score) for row, score in zip(rows, row_scores, strict=True) if is_found(score)
                 ]
         return found
 
@@ -234,7 +237,7 @@ class Translator:
         >>> scored[0].log_probability < 0, len(scored[0].alignment)
         (True, 3)
         """
-        sources, targets = _checked(sources), list(targets)
+        sources, targets = _checked(sources), list(_checked(targets) if isinstance(targets, str) else targets)
         if len(sources) != len(targets):
             raise ValueError(
                 f"Each source needs a translation. Received: {len(sources)} sources, {len(targets)} translations."
@@ -344,7 +347,7 @@ class Translator:
 
         Args:
             folder: path.
-            precision: "float32", "bfloat16" or "int8", at which it shall translate; see decoding.at_precision. None as saved.
+            precision: "float32", "bfloat16" or "int8", to translate at; see decoding.at_precision. None as it was saved.
 
         Raises:
             ValueError: no such precision.
@@ -403,11 +406,11 @@ class Translator:
 def _checked(texts):
     """The texts as a list of str."""
     if isinstance(texts, str):
-        raise ValueError("translate takes a list of texts. Received a single str; pass [text].")
+        raise ValueError("Texts are given as a list of str. Received: a single str; pass [text].")
     texts = list(texts) if isinstance(texts, Iterable) else [texts]
     strange = [text for text in texts if not isinstance(text, str)]
     if strange:
-        raise ValueError(f"translate takes a list of str. Received: {strange[0]!r}; turn it into text first.")
+        raise ValueError(f"Each text must be a str. Received: {strange[0]!r}; turn it into text first.")
     return texts
 
 
@@ -419,24 +422,16 @@ def _batches(sources, batch_tokens):
     """Groups the keys of {index: ids}, longest first, so that rows x padded length stays within ``batch_tokens``."""
     order = sorted(sources, key=lambda index: (-len(sources[index]), index))
     while order:
-        rows = max(batch_tokens // _padded_length(len(sources[order[0]])), 1)
+        rows = max(batch_tokens // next_size(len(sources[order[0]]), SHORTEST), 1)
         rows = 2 ** (rows.bit_length() - 1)  # a power of two, as _padded fills up to
         yield order[:rows]
         order = order[rows:]
 
 
 def _padded(rows, pad_id):
-    """Rows of ids as one array; both its sizes come from a short ladder, so that few shapes get compiled."""
-    length = _padded_length(max(map(len, rows)))
+    """Rows of ids as one array, filled up to one of a few numbers of rows and one of a few lengths; see next_size."""
+    length = next_size(max(map(len, rows)), SHORTEST)
     padded = np.full((2 ** (len(rows) - 1).bit_length(), length), pad_id, dtype="int32")
     for row, ids in zip(padded, rows, strict=False):
         row[: len(ids)] = ids
     return padded
-
-
-def _padded_length(length):
-    """The next of 8, 12, 16, 24, 32, 48, 64, 96, ...: at most a third of a row is padding beyond length 8."""
-    size = 8
-    while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size

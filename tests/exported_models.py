@@ -29,3 +29,12 @@ def make_sources(rows, length, seed=1):
     source[np.arange(length) == ends[:, None]] = TOKENIZER.eos_id
     source[np.arange(length) > ends[:, None]] = TOKENIZER.pad_id
     return source
+
+
+def model_and_onnx_driver(folder, **kwargs):
+    """A model, and the driver of its ONNX export, which is written into ``folder``."""
+    from keras_transformer.export.onnx_driver import Translator
+
+    model = make_model(**kwargs)
+    kt.export.export_onnx(model, TOKENIZER, folder)
+    return model, Translator(folder)

@@ -12,7 +12,7 @@ from keras_transformer.averaging import average_run
 from keras_transformer.checkpoints import save_checkpoint
 from keras_transformer.cli.average import average
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="the mean itself is in test_checkpoints.py")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="the mean itself is in test_average.py")
 SCORES = {
     1: (10.0, 3.0),
     2: (30.0, 1.5),

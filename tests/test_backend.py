@@ -159,9 +159,8 @@ def test_a_compiled_function_leaves_the_model_trainable():
     before = as_numpy(run(ops.convert_to_tensor(x)))
     model.train_on_batch(x, before + 1.0)
     after = as_numpy(run(ops.convert_to_tensor(x)))
-    np.testing.assert_allclose(
-        after, before + 1.0, atol=1e-5
-    )  # one step of 2 * 0.1 * (4 + 1) * error lands on the goal
+    # One step of 2 * 0.1 * (4 + 1) * error lands on the goal.
+    np.testing.assert_allclose(after, before + 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("amd", [False, True])

@@ -7,6 +7,7 @@ from test_samplers import Random
 from test_search import MODEL, PAD, SOURCE, TableModel, tiny_model
 
 from keras_transformer import backend_decoding
+from keras_transformer.backend_decoding import next_size
 from keras_transformer.decoding import (
     BeamSearch,
     ConstrainedBeamSearch,
@@ -35,6 +36,15 @@ def at_once(monkeypatch):
     monkeypatch.setattr(backend_decoding, "_STEPS_BEFORE_CAPTURE", 0)
 
 
+def test_sizes_are_few_and_waste_at_most_a_third():
+    sizes = sorted({next_size(count, smallest=8) for count in range(1, 2000)})
+    assert sizes[:8] == [8, 12, 16, 24, 32, 48, 64, 96]
+    assert len(sizes) == 17  # two for each doubling of 8 to 2048
+    for count in range(9, 2000):
+        assert count <= next_size(count, smallest=8) < count * 1.5
+    assert [next_size(count, smallest=16) for count in (1, 17)] == [16, 24]
+
+
 @pytest.mark.parametrize("kind", SEARCHES)
 def test_captured_steps_find_the_same(kind, monkeypatch):
     """While sentences leave the batch and the cache grows."""
@@ -45,7 +55,9 @@ def test_captured_steps_find_the_same(kind, monkeypatch):
     expected_ids, expected_scores = SEARCHES[kind]()(source)
     monkeypatch.setattr(backend_decoding, "_STEPS_BEFORE_CAPTURE", 0)
     captured = []
-    monkeypatch.setattr(backend_decoding, "_ladder", lambda count: captured.append(count) or -(-count // 4) * 4)
+    monkeypatch.setattr(
+        backend_decoding, "next_size", lambda count, smallest: captured.append(count) or -(-count // 4) * 4
+    )
     search = SEARCHES[kind]()
     for _ in range(2):
         ids, scores = search(source)

@@ -76,6 +76,26 @@ def test_what_no_worker_can_do_alone_is_refused(folder, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
+def test_where_nothing_is_left_the_workers_counts_are_told(folder, tmp_path):
+    """The process that ends the preparation has read nothing itself."""
+
+    def refused(counts, shards):
+        (tmp_path / "results").write_text(json.dumps([[0, counts, shards]]))
+        with pytest.raises(ValueError) as error:
+            module._finish(stream(folder), tmp_path, {}, tmp_path / "results")
+        return str(error.value)
+
+    blank = {"lines": 120, "kept": 0, "dropped": {"empty": 120}}
+    assert "on each of 120 lines a side is blank" in refused(blank, [])
+    read = {"lines": 120, "kept": 114, "dropped": {"empty": 6}}
+    made = {"counts": {"lines": 114, "kept": 0, "dropped": {"max_length": 114}}}
+    told = refused(read, [made])
+    assert told == (
+        "No pair is left: 0 of 120 pairs kept; left out: 6 for empty, 114 for max_length. Raise max_length."
+    )
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
 def test_lines_of_different_files_draw_different_samples(folder, tmp_path, monkeypatch):
     """And are the lines of their files to people."""
     pytest.importorskip("pyarrow")

@@ -21,7 +21,7 @@ def run(*arguments, flags=(), **environment):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_tables(backend, tmp_path):
+def test_the_gpu_benchmark_prints_its_tables(backend, tmp_path):
     """Float16 in training and float32 in decoding, so that both ends of the ladder are met."""
     name, file = f"ours, {NAMES[backend]}", tmp_path / "gpu.json"
     for table, precision in (("training", "mixed_float16"), ("decoding", "float32")):
@@ -38,7 +38,7 @@ def test_tables(backend, tmp_path):
 
 
 @pytest.mark.skipif("jax" not in BACKENDS, reason="JAX's own")
-def test_step_by_hand():
+def test_the_step_in_jax_by_hand_runs():
     code = (
         "import gpu; case = dict(size=gpu.TINY_SIZE, rows=2, length=3, vocabulary=20, dropout=0.1, device='cpu')\n"
         "gpu.jax_by_hand(case | {'precision': 'mixed_bfloat16'})(2)"
@@ -101,7 +101,7 @@ def test_decoding_writes_as_many_tokens_as_asked_for(monkeypatch, beam):
 
 
 @pytest.mark.deep
-def test_translation(tmp_path):
+def test_the_translation_benchmark(tmp_path):
     """All parts, and what is said before the work."""
     import keras_transformer as kt
 

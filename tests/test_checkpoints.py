@@ -1,6 +1,4 @@
-"""Checkpoints: what is saved comes back, whole or not at all; the mean of several."""
-
-import re
+"""Checkpoints: what is saved comes back, whole or not at all."""
 
 import keras
 import numpy as np
@@ -8,10 +6,8 @@ import pytest
 from keras import ops
 
 import keras_transformer as kt
-from keras_transformer.artifacts import ArrayFile, write_arrays, write_manifest
 from keras_transformer.checkpoints import (
     NonFiniteError,
-    average_checkpoints,
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -114,49 +110,3 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_loaded(tmp_path, ba
     save_checkpoint(model, tmp_path / "bad", {})
     with pytest.raises(kt.ArtifactError, match="target_embedding/embeddings holds numbers that are not finite"):
         load_checkpoint(make_model(), latest_checkpoint(tmp_path / "bad"))
-
-
-def test_mean_is_exact(tmp_path):
-    model, kernels = make_model(dropout=0.1), []
-    for step in range(3):
-        model.train_on_batch(*BATCH)
-        save_checkpoint(model, tmp_path, {}, step=step, keep=3)
-        kernels.append(values(model)[: len(model.trainable_variables)])
-    average_checkpoints(model, list_checkpoints(tmp_path))
-    means = [np.mean(np.array(group, "float64"), axis=0).astype("float32") for group in zip(*kernels, strict=True)]
-    assert_same(means, values(model)[: len(means)])
-    path = tmp_path / "step-1" / "weights.safetensors"
-    arrays = {name: ArrayFile(path).read(name) for name in ArrayFile(path).shapes}
-    *_, last = (array for array in arrays.values() if array.dtype.kind == "f")
-    last.flat[-1] = np.nan
-    for file in (path, path.with_name("manifest.json")):
-        file.unlink()
-    write_arrays(path, arrays)
-    write_manifest(path.parent, "checkpoint")
-    before = values(model)
-    with pytest.raises(kt.ArtifactError, match="holds numbers that are not finite. Leave it out"):
-        average_checkpoints(model, list_checkpoints(tmp_path))
-    assert_same(before, values(model))
-    with pytest.raises(ValueError, match="There is no checkpoint to average"):
-        average_checkpoints(model, [])
-    with pytest.raises(kt.ArtifactError, match="it belongs to another model"):
-        average_checkpoints(make_model(layers=2), list_checkpoints(tmp_path))
-
-
-def test_the_mean_goes_over_a_change_of_release(tmp_path):
-    """Names had no numbers once, so that those of layer_0 and layer_1 were the same."""
-    model = make_model(layers=2)
-    for step in range(2):
-        model.set_weights([np.full_like(weight, step) for weight in model.get_weights()])
-        save_checkpoint(model, tmp_path, {}, step=step)
-    path = tmp_path / "step-0" / "weights.safetensors"
-    file = ArrayFile(path)
-    arrays = {re.sub(r"_\d+(?=/)", "", name): file.read(name) for name in file.shapes}
-    assert list(arrays) != list(file.shapes)
-    for old in (path, path.with_name("manifest.json")):
-        old.unlink()
-    write_arrays(path, arrays)
-    write_manifest(path.parent, "checkpoint")
-    average_checkpoints(model, list_checkpoints(tmp_path))
-    for weight in model.get_weights():
-        np.testing.assert_array_equal(weight, np.float32(0.5))

@@ -35,9 +35,8 @@ def test_a_wide_beam_is_exhaustive(tied):
         ids, scores = WIDE(SOURCE, include=INCLUDE, avoid=AVOID)
         for row, (found, found_scores) in enumerate(zip(ids, scores, strict=True)):
             expected = allowed_translations(table, row)
-            found_scores = found_scores[
-                found_scores > -1e3
-            ]  # behind them those with a word that the table makes impossible
+            # Behind these stand translations with a word that the table makes impossible.
+            found_scores = found_scores[found_scores > -1e3]
             found = [tuple(x[x != PAD].tolist()) for x in found[: len(found_scores)]]
             assert set(found) == set(expected) and len(found) == len(expected) > 1
             np.testing.assert_allclose(found_scores, [expected[tokens] for tokens in found], rtol=1e-5, atol=1e-5)

@@ -125,9 +125,8 @@ def test_several_positions_in_one_step_equal_one_after_the_other():
     _, cache = layer.step(ops.convert_to_tensor(X[:, :1]), cache, 0)
     out, cache = layer.step(ops.convert_to_tensor(X[:, 1:3]), cache, 1)
     np.testing.assert_allclose(as_numpy(out), whole[:, 1:3], atol=1e-5)
-    out, _ = layer.step(
-        ops.convert_to_tensor(X[:, 2:4]), cache, 2
-    )  # position 2 again: what stood there is written over
+    # Position 2 again: what stood there is written over.
+    out, _ = layer.step(ops.convert_to_tensor(X[:, 2:4]), cache, 2)
     np.testing.assert_allclose(as_numpy(out), whole[:, 2:4], atol=1e-5)
 
 

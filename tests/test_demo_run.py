@@ -53,7 +53,7 @@ def test_a_folder_with_other_files_is_told_before_the_training(monkeypatch, tmp_
 def test_other_answers_are_an_error(anchor, tmp_path):
     anchor.export(tmp_path / "saved", beam_size=1, text=False)
     other = kt.Translator(type(anchor.model).from_config(anchor.model.get_config()), anchor.tokenizer)
-    with pytest.raises(ValueError, match="answers 2 of 2 texts otherwise than Python does"):
+    with pytest.raises(ValueError, match="answers 2 of 2 texts differently from Python"):
         demo_run.check_answers(other, tmp_path / "saved", ["The dog sleeps.", "My aunt sings."])
 
 

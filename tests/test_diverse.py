@@ -43,7 +43,7 @@ def plain_diverse_beam_search(model, source, width, groups, diversity, length_pe
 
 
 @pytest.mark.parametrize(("groups", "diversity"), [(2, 1.0), (3, 20.0)])
-def test_equals_its_wording(groups, diversity, monkeypatch):
+def test_diverse_search_equals_the_algorithm_written_out(groups, diversity, monkeypatch):
     for name, value in (("_ROOM", 4), ("_SHRINK", 2), ("_SMALLEST", 4)):  # rows leave the batch, the cache grows
         monkeypatch.setattr(loop_module, name, value)
     model = TableModel(tied_table(seed=5))

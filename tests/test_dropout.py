@@ -58,7 +58,7 @@ def test_seed_and_state_decide():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_no_stripes(axis):
+def test_elements_are_dropped_independently_along_each_axis(axis):
     """Along each axis, and between neighbours on it, elements are kept independently."""
     masks = np.stack([kept(Dropout(0.5, seed=seed)) for seed in range(4)])
     for counts in (masks, masks == np.roll(masks, 1, axis + 1)):

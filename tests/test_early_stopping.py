@@ -25,7 +25,7 @@ def run(folder, scores, epochs=9, patience=3, name="val_bleu"):
     return len(model.fit(X, X[:, :1], epochs=epochs, callbacks=callbacks, verbose=0).history["loss"])
 
 
-def test_remembers(tmp_path):
+def test_the_best_before_a_resume_counts(tmp_path):
     assert run(tmp_path, [5.0, 9.0, 1.0], epochs=3) == 3
     assert run(tmp_path, [2.0, 3.0, 4.0]) == 2  # the third epoch in a row that is not better than 9
 
@@ -48,7 +48,7 @@ def test_a_name_that_the_logs_never_hold_is_told_once(tmp_path):
     assert sum(warning.category is UserWarning for warning in told) == 1
 
 
-def test_what_cannot_be():
+def test_impossible_arguments():
     for patience in (0, 1.5):
         with pytest.raises(ValueError, match=f"patience={patience}"):
             EarlyStopping(None, patience=patience)

@@ -41,7 +41,7 @@ def test_every_form_gives_the_same_rows_lines_and_counts(form, tmp_path):
 
 def test_chunks_change_nothing(monkeypatch):
     whole = encode_corpus(SOURCE, TARGET, TOKENIZER, keep_texts=False)
-    monkeypatch.setattr("keras_transformer.text.encoding._CHUNK", 2)
+    monkeypatch.setattr("keras_transformer.text.encoding.CHUNK", 2)
     parts = encode_corpus(SOURCE, TARGET, TOKENIZER, keep_texts=False)
     assert rows(parts.source) == rows(whole.source) and rows(parts.target) == rows(whole.target)
     assert parts.source_texts is None and parts.counts == whole.counts

@@ -54,6 +54,14 @@ def test_different_numbers_are_refused(hypotheses, references):
             function(hypotheses, references)
 
 
+@pytest.mark.parametrize(("hypotheses", "references"), [("ab cd", ["ab cd"]), (["ab cd"], "ab cd"), ("ab cd", "ab cd")])
+def test_a_text_in_place_of_a_list_is_refused(hypotheses, references):
+    """Letters of equal texts would score 0."""
+    for function in (bleu, scores, intervals):
+        with pytest.raises(ValueError, match=r"must be a list of str. Received: a single str, 'ab cd'; give \[text\]"):
+            function(hypotheses, references)
+
+
 def test_interval_is_that_of_resampled_sentences():
     """TER by hand: edits over words, both summed over the sentences drawn; a third of the lines has one edit of 9 words."""
     _, _, ter = intervals(WORSE, REFERENCES, resamples=300)

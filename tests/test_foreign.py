@@ -51,23 +51,6 @@ def test_words_of_the_vocabulary_that_are_special_become_unknown():
     assert tokenizer.encode("a [END] dog [PAD]", add_eos=True) == [4, 1, 5, 1, 3]
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b'{"a": 1}', "no tokenizer of Hugging Face's"),
-        (b'{"kind": "pair", "source": "AAAA"}', "damaged: KeyError 'target'"),
-        (b'{"kind": "pair", "source": "AAAA", "target": 5}', "damaged: TypeError"),
-        (b'{"kind": "tokenizers"}', "damaged"),
-        (b'{"kind": ', "damaged: JSONDecodeError"),
-    ],
-)
-def test_json_that_is_no_tokenizer_is_refused_by_name(tmp_path, content, told):
-    pytest.importorskip("tokenizers")
-    (tmp_path / "t.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"t.json: .*{told}"):
-        load_tokenizer(tmp_path / "t.json")
-
-
 def test_hugging_face_in_batches_and_through_a_saved_translator(hugging_face, tmp_path):
     tokenizer = as_tokenizer(hugging_face)
     ours = kt.Tokenizer.train(EN, vocabulary_size=280)
@@ -111,13 +94,9 @@ def test_what_is_no_tokenizer_is_refused():
         kt.Batches("nofolder")
 
 
-def test_our_own_is_given_back_and_loaded(tmp_path):
+def test_our_own_is_given_back():
     tokenizer = kt.Tokenizer.train(EN + DE, vocabulary_size=290)
     assert as_tokenizer(tokenizer) is tokenizer
-    tokenizer.save(tmp_path / "t.model")
-    assert load_tokenizer(tmp_path / "t.model") == tokenizer
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_tokenizer(tmp_path / "none")
 
 
 class LikeKerasNlp:

@@ -99,7 +99,7 @@ SAME_TEXT = {"byte order mark in front", "CRLF", "CRLF on some lines", "no line 
 SAME_TEXT |= {"gzip of several members"}
 
 
-def test_there_are_forty():
+def test_forty_faults_are_tried():
     assert TEXTS.keys() >= SAME_TEXT
     assert len(TEXTS) == 40
 

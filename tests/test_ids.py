@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from keras_transformer.text import check_ids
+from keras_transformer.text.ids import is_batch, text_ids
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,21 @@ def test_what_is_no_integer_is_refused(ids, received):
 def test_rows_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="source cannot be read as one array. Expected rows of equal length; .*pad_id"):
         check_ids([[4, 5], [6]], vocabulary_size=10, name="source")
+
+
+@pytest.mark.parametrize(
+    "rows", [[[5, 3], [3]], ([5], [3]), np.zeros((2, 3), int), np.zeros((0, 3), int), [np.array([5, 3])]]
+)
+def test_rows_are_a_batch(rows):
+    assert is_batch(rows)
+
+
+@pytest.mark.parametrize("row", [[5, 3], (), [], np.array([5, 3]), [np.int64(5)]])
+def test_a_single_row_is_no_batch(row):
+    assert not is_batch(row)
+
+
+def test_text_ends_at_the_first_eos_and_has_no_special_ids():
+    assert text_ids([2, 7, 0, 8, 3, 9, 3], eos_id=3, special_ids=(0, 2)) == [7, 8]
+    assert text_ids(np.array([7, 1, 8]), eos_id=3, special_ids=np.array([0, 2])) == [7, 1, 8]
+    assert text_ids([], 3, (0,)) == text_ids([3], 3, (0,)) == []

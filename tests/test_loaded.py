@@ -83,7 +83,7 @@ def test_scores_that_are_no_numbers_are_an_error_and_no_blank_translation(export
         LoadedSavedModel(export).search(np.array([[5, 6, 3], [9, 3, 0]]))
 
 
-def test_versions(tmp_path):
+def test_the_newest_version_has_the_highest_number(tmp_path):
     assert newest_version(tmp_path / "none") == 0
     for name in ("2", "10", "text", "9x"):
         (tmp_path / name).mkdir()

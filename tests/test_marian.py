@@ -45,7 +45,7 @@ def oracle(tmp_path_factory):
     return model, folder
 
 
-def test_logits(oracle):
+def test_logits_are_those_of_marian(oracle):
     import torch
 
     reference, folder = oracle

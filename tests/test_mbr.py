@@ -22,6 +22,8 @@ def test_sacrebleu_s_utilities(utility):
 def test_impossible_arguments():
     with pytest.raises(ValueError, match="at least one candidate"):
         minimum_bayes_risk([])
+    with pytest.raises(ValueError, match="must be a list of translations. Received: a single str, 'ein Hund'"):
+        minimum_bayes_risk("ein Hund")
     with pytest.raises(ValueError, match='utility must be "chrf"'):
         minimum_bayes_risk(["a"], "comet")
     with pytest.raises(ValueError, match="must be a str or a Hypothesis. Received: 3"):

@@ -73,7 +73,7 @@ def test_config_round_trip(kind):
     assert (copy.pad_id, copy.name) == (7, "mine")
 
 
-def test_names():
+def test_names_in_the_logs():
     assert (kt.TokenAccuracy().name, kt.Perplexity().name) == ("token_accuracy", "perplexity")
 
 

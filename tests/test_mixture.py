@@ -1,6 +1,7 @@
 """Shares of a mixture, by weight and by temperature; its batches: test_batches.py."""
 
 import keras
+import numpy as np
 import pytest
 
 from keras_transformer.text import Mixture
@@ -22,6 +23,10 @@ def test_weights_are_shares_of_the_epoch_and_no_pair_is_left_out():
     mixture, sizes = Mixture(CORPORA, weights=[1, 1, 2]), [10, 200, 3000]
     assert shares(mixture, sizes) == pytest.approx([0.25, 0.25, 0.5])
     assert min(mixture.repeats(sizes)) == 1
+
+
+def test_weights_may_be_an_array():
+    assert shares(Mixture(CORPORA, weights=np.array([1, 1, 2])), [10, 200, 3000]) == pytest.approx([0.25, 0.25, 0.5])
 
 
 @pytest.mark.parametrize("temperature", [1, 2, 5])

@@ -17,7 +17,7 @@ from keras_transformer.evaluation import bleu
 from keras_transformer.runs import Run, Settings
 from keras_transformer.testing.adapter import adapt
 from keras_transformer.testing.reading import attends_to_source_padding
-from keras_transformer.text import PairStream, TokenizerPair, load_tokenizer, prepare, source_tokenizer
+from keras_transformer.text import PairStream, TokenizerPair, prepare, source_tokenizer
 from keras_transformer.text.inspection import inspect_corpus
 from keras_transformer.text.pair import vocabulary_sizes
 
@@ -41,13 +41,6 @@ def test_each_side_has_its_own_ids_and_the_pair_answers_for_the_target():
     assert PAIR.decode(PAIR.encode("der Hund")) == "der Hund" and SOURCE_SIZE < SIZE
     assert vocabulary_sizes(PAIR) == f"{SOURCE_SIZE} source and {SIZE} target"
     assert vocabulary_sizes(PAIR.target) == str(SIZE)
-
-
-@once
-def test_both_come_back_from_one_file(tmp_path):
-    PAIR.save(tmp_path / "new" / "tokenizer.model")
-    assert load_tokenizer(tmp_path / "new" / "tokenizer.model") == PAIR
-    assert TokenizerPair(PAIR.target, PAIR.source) != PAIR
 
 
 @once

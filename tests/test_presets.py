@@ -13,12 +13,12 @@ TABLE = {
 }
 
 
-def test_there_are_four():
+def test_the_presets_are_those_of_the_guide():
     assert list(PRESETS) == list(TABLE)
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_values(name):
+def test_a_preset_has_the_values_of_the_guide(name):
     layers, d_model, d_ff, heads, dropout, norm, warmup, peak, smoothing, batch_tokens, vocabulary = TABLE[name]
     preset = get_preset(name)
     places = {"attention_dropout": 0.0, "activation_dropout": 0.0} if name == "tiny" else {}

@@ -17,9 +17,8 @@ SOURCE = np.array([[5, 4, 3, 0], [4, 3, 0, 0], [5, 5, 5, 3]], "int32")
 # How many translations there are of up to so many tokens, ended by eos or cut off: of 3, 1 + 3 + 9 + 27. A beam is at most as wide
 # as the vocabulary.
 ALL = {1: 4, 2: 13, 3: 40}
-SIZES = where_nothing_is_compiled(
-    st.tuples(st.sampled_from([1, 2, 3]), st.integers(40, 60)), fixed=(3, 40)
-)  # length, V
+# (length, V)
+SIZES = where_nothing_is_compiled(st.tuples(st.sampled_from([1, 2, 3]), st.integers(40, 60)), fixed=(3, 40))
 
 
 class TableModel:

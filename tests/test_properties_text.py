@@ -9,9 +9,8 @@ from properties import forall
 
 import keras_transformer as kt
 
-TEXT = st.text(
-    st.characters(exclude_categories=["Cs"]), max_size=40
-)  # all but halves of surrogate pairs, which no UTF-8 has
+# All characters but halves of surrogate pairs, which UTF-8 cannot write.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @functools.cache

@@ -37,7 +37,7 @@ def test_loss_gradients_and_dropout_are_the_same(policy):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="what autograd keeps can be seen on PyTorch alone")
-def test_less_is_kept():
+def test_less_is_kept_for_the_gradient():
     import torch
 
     def kept(remat):

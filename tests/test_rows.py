@@ -4,10 +4,20 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transformer.text.rows import Layout, Rows, RowsBuilder, SampledLayout, Texts, lay_out
+import keras_transformer as kt
+from keras_transformer.text.rows import Layout, Rows, RowsBuilder, SampledLayout, Texts, encode_pairs, lay_out
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="no backend is involved: one round is enough")
 ROWS = Rows.of([[5, 6, 3], [7, 3], [8, 9, 10, 3]])
+
+
+def test_pairs_are_cut_and_those_without_a_piece_are_told():
+    tokenizer = kt.Tokenizer.train(["a dog", "ein Hund"], vocabulary_size=280)
+    pairs = [(1, "a dog", "ein Hund"), (2, "▁", "ein Hund"), (3, "a dog", "▁"), (4, "dog", "Hund")]
+    sources, targets, whole = encode_pairs(tokenizer, pairs)
+    assert sources[0] == [*tokenizer.encode("a dog"), tokenizer.eos_id]
+    assert targets[3] == [tokenizer.bos_id, *tokenizer.encode("Hund"), tokenizer.eos_id]
+    assert whole == [0, 3]
 
 
 def test_a_row_a_line_is_filled_up_with_padding():

@@ -55,7 +55,7 @@ def test_a_repetition_costs_whatever_the_sign():
     np.testing.assert_allclose(changed, expected)
 
 
-def test_limits():
+def test_the_limit_of_a_source():
     assert [Rules(length_ratio=ratio).limit(7) for ratio in ((2, 10), (0, 3), (1.5, 0), (0.1, 0.9))] == [24, 3, 10, 1]
     tensors = [Rules(length_ratio=ratio).limit(ops.convert_to_tensor([7])) for ratio in ((2, 10), (1.5, 0), (0.1, 0.9))]
     assert [int(x[0]) for x in tensors] == [24, 10, 1]

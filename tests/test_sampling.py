@@ -49,7 +49,7 @@ def test_a_sentence_draws_by_its_key_whatever_the_batch():
             search(SOURCE, keys=keys)
 
 
-def test_rules_and_ends():
+def test_samples_obey_the_rules_and_end():
     search = Sampling(TableModel(LOGITS), samples=50, rules=Rules(min_length=2, banned=(4,)))
     ids, _ = search(np.array([[5, 3]]))
     for row in ids[0]:

@@ -160,24 +160,6 @@ def test_score_tells_probabilities_and_attention(exported):
     assert np.abs(answer["attention"].numpy()[source[:, None, :].repeat(4, 1) == MODEL.pad_id]).max() == 0
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the graph is TensorFlow's; once is enough")
-def test_negative_ids_are_an_error_and_no_translation(exported):
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(exported / "1")).signatures
-    good, bad = tf.constant([[5, 6, 3]]), tf.constant([[5, -1, 3]])
-    for name, inputs in (
-        ("serving_default", {"source": bad}),
-        ("encode", {"source": bad}),
-        ("score", {"source": bad, "labels": good}),
-        ("score", {"source": good, "labels": bad}),
-    ):
-        with pytest.raises(
-            tf.errors.InvalidArgumentError, match=f"from 0 to {MODEL.vocabulary_size - 1}; some here are"
-        ):
-            signatures[name](**inputs)
-
-
 def test_one_flipped_bit_is_refused(exported, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)

@@ -517,9 +517,8 @@ def test_decode_cases(case, kind):
         if case != "one sentence's logits are NaN":
             assert f"rows {broken}" in str(error.value)
         else:
-            assert f"rows {broken}" in str(error.value) or "rows [0, 1]" in str(
-                error.value
-            )  # 0 may come by that row later
+            told = str(error.value)
+            assert f"rows {broken}" in told or "rows [0, 1]" in told  # 0 may come by that row later
         return
     ids, scores = search(sources)
     limits = 2 * (sources != PAD).sum(axis=1) + 10
@@ -543,7 +542,7 @@ def test_decode_cases(case, kind):
         assert set(tokens_of(ids[0, 0])) == {1}
 
 
-def test_no_sentence():
+def test_a_batch_without_sentences():
     for search in SEARCHES.values():
         ids, scores = search(np.zeros((0, 3), dtype="int32"))
         assert ids.shape == (0, search.beam_size, 16) and scores.shape == (0, search.beam_size)

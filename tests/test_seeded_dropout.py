@@ -43,7 +43,7 @@ def dropped(kind, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_seed_decides(kind):
+def test_a_seed_gives_one_dropout(kind):
     one = dropped(kind, 7)
     np.testing.assert_array_equal(dropped(kind, 7), one)
     assert np.abs(dropped(kind, 8) - one).max() > 1e-3

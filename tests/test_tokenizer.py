@@ -382,6 +382,13 @@ def test_user_symbols_are_one_piece_and_never_decoded(model_type):
             kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols=[wrong])
     with pytest.raises(ValueError, match="Each user symbol is given once. Received twice: '<2de>'"):
         kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols=["<2de>", "<2fr>", "<2de>"])
+    with pytest.raises(ValueError, match="user_symbols must be a list of str. Received: a single str, '<2de>'; give"):
+        kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols="<2de>")
+
+
+def test_user_symbols_may_be_any_iterable():
+    symbols = (tag for tag in ("<2de>", "<2fr>"))
+    assert kt.Tokenizer.train(["a dog"], vocabulary_size=280, user_symbols=symbols).user_symbols == ("<2de>", "<2fr>")
 
 
 def test_samples_depend_on_the_key_alone_and_follow_the_scores():

@@ -278,6 +278,32 @@ def test_resized_vocabulary_keeps_shared_rows_exactly(tie_embeddings):
         model.resize_vocabulary(10, rows=[12] * 10)
 
 
+@keras.saving.register_keras_serializable(package="test_transformer")
+class Doubled(kt.Transformer):
+    """Its logits are twice the Transformer's."""
+
+    def logits(self, hidden):
+        return 2 * super().logits(hidden)
+
+
+def test_a_subclass_stays_one_with_another_vocabulary():
+    model = Doubled(12, d_model=8, num_heads=2, num_layers=1, dropout=0.0, seed=1)
+    inputs = {"source": np.array([[5, 6, 3]]), "target": np.array([[2, 7]])}
+    resized = model.resize_vocabulary(15)
+    assert type(resized) is Doubled
+    np.testing.assert_allclose(as_numpy(resized(inputs))[..., :12], as_numpy(model(inputs)), atol=1e-6)
+
+
+def test_another_weight_of_the_size_of_the_vocabulary_is_told():
+    from keras_transformer.interchange import MarianTransformer
+
+    model = MarianTransformer(12, d_model=8, num_heads=2, num_layers=1)
+    with pytest.raises(
+        ValueError, match=r"a MarianTransformer whose weight .*output_bias of shape \(12,\) would be \(15,\)"
+    ):
+        model.resize_vocabulary(15)
+
+
 # Dropout on embedding + position, and precision
 
 

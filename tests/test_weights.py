@@ -1,4 +1,4 @@
-"""Weights by their paths. What the converters make of them is in test_onnx.py and test_ctranslate2.py."""
+"""Weights by their paths. What the converters make of them is in test_onnx_graph.py and test_ctranslate2.py."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from exported_models import make_model
 
 import keras_transformer as kt
-from keras_transformer.export.weights import Weights, position_rates, position_table
+from keras_transformer.export.weights import Weights, position_table
 
 once = pytest.mark.skipif(keras.backend.backend() != "torch", reason="does not depend on the backend")
 
@@ -39,4 +39,3 @@ def test_weights_that_are_no_numbers_are_refused(broken):
 def test_positions_are_the_layers():
     embedded = kt.layers.SinusoidalPositions()(np.zeros((1, 50, 8), "float32"))
     np.testing.assert_allclose(position_table(50, 8), keras.ops.convert_to_numpy(embedded)[0], atol=1e-5)
-    np.testing.assert_allclose(position_rates(4), [1, 0.01], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What stands on disk: files written so that nothing is lost, and read so that nothing is believed.
+"""Files on disk: written so that nothing is lost, read so that nothing is believed before it is checked.
 
 Below everything: no module here imports Keras or a backend.
 """

@@ -1,4 +1,4 @@
-"""Bringing files to disk so that a kill, a crash or a full disk leaves the old or the new, never neither.
+"""Writes files so that a kill, a crash or a full disk leaves the old file or the new one, never neither.
 
 Everything is written under another name, brought to disk, and renamed; where something is there already, the two change places in
 one step of the file system.
@@ -17,7 +17,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
 
 
 class NewFile:
-    """A file being written: what goes in is hashed on the way, so that the hash is the data's, whatever a disk makes of it.
+    """A file being written. Its data are hashed before they go to the disk, so that the hash is right even where the disk is not.
 
     Attributes:
         sha256: of what was written, once closed.
@@ -150,7 +150,7 @@ def new_folder(folder, mark, complete=None):
 
 
 def check_folder(folder, mark):
-    """Raises ValueError if new_folder would refuse ``folder``: for whoever would rather know before the work than after it."""
+    """Raises ValueError if new_folder would refuse ``folder``: called before long work whose result goes there."""
     folder = Path(folder)
     if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds other files, which would be lost: there is no {mark}. Name a new folder.")

@@ -1,4 +1,4 @@
-"""Keras's .weights.h5 looked at before anything is read from it: HDF5 can say far more than arrays."""
+"""Checks a .weights.h5 of Keras before anything is read from it: HDF5 can hold far more than arrays."""
 
 import h5py
 

@@ -19,7 +19,7 @@ class FolderInUse(ValueError):
 
 
 class FolderLock:
-    """While open, no other process that asks can write in the folder.
+    """While it is open, any other process that opens a FolderLock of the same folder is refused.
 
     The lock is the kernel's (flock) on lock.json, where the owner's pid and host stand for others to read: a process that dies,
     however, loses it at once, so that what a dead one left is taken over. Between machines it holds where the file system shares

@@ -20,7 +20,7 @@ _MOST_VALUES = 2**20  # of JSON: Python makes up to 72 bytes of an empty list's 
 
 
 def write_manifest(folder, kind, known=()):
-    """Writes manifest.json into a folder that is complete but for it.
+    """Writes manifest.json into a folder whose other files are complete.
 
     Args:
         folder: path.
@@ -84,7 +84,7 @@ def file_sha256(path):
 
 
 def parse_json(content, path):
-    """What JSON bytes hold; a name given twice, NaN and anything that Python alone would read is refused.
+    """Parses JSON; refuses a name given twice, NaN, and whatever else only Python accepts.
 
     They must be ASCII, as json.dumps writes it, and hold no more than a million values, so that what Python makes of them is not
     many times their size. A million are 60,000 epochs of a run's history, or 100,000 arrays.

@@ -13,7 +13,7 @@ _MOST_BYTES = 10_000
 
 
 def write_with_sidecar(path, write):
-    """Writes a file and its sidecar so that a kill leaves the old or the new, and a sidecar that knows it.
+    """Writes a file and its sidecar so that a kill leaves the old file or the new one, and a sidecar that matches it.
 
     Two files cannot be renamed in one step; so the sidecar names the old and the new while the file changes.
 

@@ -26,9 +26,8 @@ WEIGHTS_FILE = "weights.safetensors"
 TRAINING_FILE = "training.safetensors"
 _MOST_STATE = 2**25  # bytes: the history of 60,000 epochs
 _NAME = re.compile(r"step-(0|[1-9]\d{0,17})")
-_SET_ASIDE = re.compile(
-    r"\.step-(0|[1-9]\d{0,17})-.+-old"
-)  # where a replacement takes two renames, between them; see disk.py
+# The name of a checkpoint that is being replaced by two renames, between the first and the second; see disk.py.
+_SET_ASIDE = re.compile(r"\.step-(0|[1-9]\d{0,17})-.+-old")
 
 
 def write_step(folder, step, weights, training, state):
@@ -87,7 +86,7 @@ def remove_step(path):
 
 
 def prune_steps(folder, keep, best=0, merit=None):
-    """Removes checkpoints but for the newest and the best; with ``best``, also but for those whose state cannot be read.
+    """Removes all checkpoints except the newest and the best; with ``best`` it also keeps those whose state cannot be read.
 
     Args:
         folder: where checkpoints lie.

@@ -189,7 +189,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.release()
 
     def release(self):
-        """Lets others write in the folder, once what is being written is on disk. For a ``fit`` that an error has ended."""
+        """Unlocks the folder once what is being written is on disk; to be called after a ``fit`` that an error has ended."""
         if self._writing is not None:
             concurrent.futures.wait([self._writing])
         if self._lock is not None:

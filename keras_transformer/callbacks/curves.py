@@ -15,7 +15,7 @@ from keras_transformer.plots import learning_curves
 
 
 class LearningCurves(keras.callbacks.Callback):
-    """Keeps curves.csv, a row an epoch with all the logs hold, and draws it as curves.png.
+    """Writes the logs of each epoch as a row of curves.csv, and draws the table as curves.png.
 
     A run that goes on continues the table: rows of epochs that are done again are replaced. Epochs and steps are whole numbers,
     all else has nine digits, which are enough for float32.

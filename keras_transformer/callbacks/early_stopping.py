@@ -1,4 +1,4 @@
-"""An end when nothing gets better any more."""
+"""Ends training when nothing improves any more."""
 
 import math
 import warnings
@@ -9,16 +9,16 @@ from keras_transformer.callbacks.checkpoints import is_less_better
 
 
 class EarlyStopping(keras.callbacks.Callback):
-    """Ends training when a value in the logs has not got better for so many epochs; a training that is resumed remembers.
+    """Ends training when a value in the logs has not improved for some epochs, also across a training that is resumed.
 
-    Keras's own forgets the best value and the epochs waited when a process ends. This one keeps nothing: it looks at the history of
-    Checkpoints, which every checkpoint holds. Put it behind that. An epoch whose logs do not hold the value, as between two of
-    ``Bleu(every=2)``, ends nothing, but counts as one without a better value when the next has one.
+    Keras's own EarlyStopping forgets the best value and the epochs waited when a process ends. This one reads the history of
+    Checkpoints, which every checkpoint holds; it must stand behind Checkpoints. An epoch whose logs do not hold the value, as
+    between two of ``Bleu(every=2)``, ends nothing, but counts as one without a better value when the next has one.
 
     Args:
         checkpoints: the Checkpoints of the same ``fit``.
         monitor: a name in the logs of an epoch, such as "val_bleu".
-        patience: epochs without a better value that are borne.
+        patience: epochs without a better value after which training ends.
         mode: "max", "min", or "auto": by the name, if it tells; see callbacks.checkpoints.is_less_better.
 
     Raises:
@@ -62,7 +62,7 @@ class EarlyStopping(keras.callbacks.Callback):
 
 
 def epochs_since_best(history, monitor, mode="auto"):
-    """Epochs that a history, as Checkpoints keeps it, has had since the one with the best value of that name.
+    """How many epochs of a history, as Checkpoints keeps it, came after the one with the best value of ``monitor``.
 
     One without a value, because it was not finite, is an epoch too.
     """

@@ -1,4 +1,4 @@
-"""What becomes of numbers that are not finite."""
+"""Watches for numbers that are not finite, and ends a training that has nothing else."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ class FiniteGuard(keras.callbacks.Callback):
     """Logs the steps left out, the gradient's norm and the loss scale, and ends training when there is nothing but bad steps.
 
     kt.SkipNonFinite around the optimizer leaves out steps with a gradient or loss that is not finite and counts them on the
-    device. This looks at the counts every so many batches, so that no step waits for the host; no harm is done meanwhile. With
+    device. This reads the counts every few batches, so that no step waits for the host; no harm is done meanwhile. With
     another optimizer it looks at the loss alone, and ends training as soon as that is not finite: the weights are then lost.
 
     An epoch's logs get ``skipped_steps`` (of the epoch), ``gradient_norm`` (of the last batch) and, where the loss is scaled,
@@ -23,14 +23,14 @@ class FiniteGuard(keras.callbacks.Callback):
     not seen. They are counted from one look to the next, and their gradients are lost: the first bad weight cannot be told.
 
     Args:
-        patience: steps left out in a row that end training.
-        every: batches from one look to the next.
+        patience: how many steps left out in a row end training.
+        every: batches from one reading of the counts to the next.
         data: what is trained on, if it has ``lines(epoch, batch)``, as kt.Batches; kt.Transformer tells it by itself.
 
     Raises:
         ValueError: an argument is impossible.
-        NonFiniteError: a ValueError, in ``fit``: so many steps in a row were left out. It names the first of them, the lines of
-            its batch and the first weight with a bad gradient.
+        NonFiniteError: a ValueError, in ``fit``: ``patience`` steps in a row were left out. It names the first of them, the lines
+            of its batch and the first weight with a bad gradient.
 
     Example:
 

@@ -5,7 +5,7 @@ from keras import ops
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Writes ``learning_rate``, the rate of the last update, into the logs: with a schedule Keras does not.
+    """Writes ``learning_rate``, the rate of the last update, into the logs; under a schedule Keras does not log it.
 
     Example:
 
@@ -20,9 +20,8 @@ class LearningRate(keras.callbacks.Callback):
 def last_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """The rate of the last update; an optimizer itself tells that of the next."""
     iterations = optimizer.iterations
-    if not isinstance(
-        iterations, keras.Variable
-    ):  # a quotient, where Keras accumulates: its schedule counts micro-batches
+    # A quotient where Keras accumulates gradients, whose schedule then counts micro-batches.
+    if not isinstance(iterations, keras.Variable):
         return float(ops.convert_to_numpy(optimizer.learning_rate))
     last = max(int(ops.convert_to_numpy(iterations)) - 1, 0)
     with keras.StatelessScope(state_mapping=[(iterations, ops.convert_to_tensor(last, iterations.dtype))]):

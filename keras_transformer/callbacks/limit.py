@@ -1,4 +1,4 @@
-"""An end after so many minutes or updates."""
+"""Ends training after a time or a number of updates."""
 
 import numbers
 import time
@@ -9,7 +9,7 @@ from keras import ops
 
 
 class Limit(keras.callbacks.Callback):
-    """Ends training after so many minutes or updates, within an epoch if need be; what follows an epoch still runs.
+    """Ends training after a time or a number of updates, within an epoch if need be; what follows an epoch still runs.
 
     An update is one of the optimizer's: a micro-batch of AccumulateGradients is none before the last, and neither is a step that
     loss scaling leaves out. They are counted on the device, which the host asks only when the batches since the last time could

@@ -37,9 +37,8 @@ class ProgressBar(keras.callbacks.Callback):
         self.tokens_per_batch = tokens_per_batch
         self.console = Console(file=file or sys.stderr, highlight=False)
         self.seconds = (1.0 if self.console.is_terminal else 60.0) if seconds is None else seconds
-        self._wait = (
-            self.seconds if seconds is not None else min(self.seconds, 10.0)
-        )  # a first sign of life comes sooner
+        # The first look comes sooner, as a first sign that training goes on.
+        self._wait = self.seconds if seconds is not None else min(self.seconds, 10.0)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch

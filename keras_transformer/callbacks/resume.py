@@ -1,4 +1,4 @@
-"""Going on at the very batch."""
+"""Resumes a training at the very batch where its newest checkpoint stands."""
 
 import warnings
 import weakref
@@ -12,9 +12,8 @@ from keras_transformer.backend_training import skip_steps
 from keras_transformer.checkpoints import latest_checkpoint, restore
 
 _STATE = {"epoch", "position", "step", "updates", "history"}
-_RESUMED = (
-    weakref.WeakKeyDictionary()
-)  # model -> its last ``fit`` that went on, weakly, and the state of that checkpoint
+# model -> (weak reference to the last ``fit`` of it that went on from a checkpoint, the state of that checkpoint)
+_RESUMED = weakref.WeakKeyDictionary()
 
 
 def resumed_state(model):
@@ -24,12 +23,12 @@ def resumed_state(model):
 
 
 def this_fit(model):
-    """What tells one ``fit`` from the next, which leaves out nothing of what one that was broken off has left."""
+    """An object that every ``fit`` has anew, so that what a broken ``fit`` has left is not taken for the next one's."""
     return getattr(model, "history", None) or model
 
 
 def fingerprint(data):
-    """What tells training data with ``fingerprint()``, as kt.Batches, from others; None where their order cannot be known."""
+    """The fingerprint of training data that have one, as kt.Batches; None where their order cannot be known."""
     return data.fingerprint() if hasattr(data, "fingerprint") else None
 
 
@@ -180,7 +179,7 @@ class Resume(keras.callbacks.Callback):
 
 
 class _FirstEpoch:
-    """The epoch that one ``fit`` begins with, in place of ``initial_epoch``; to any other it is as good as None."""
+    """The epoch that one ``fit`` begins with, in place of ``initial_epoch``; in any other it counts as None."""
 
     def __init__(self, epoch, holds):
         self._epoch = epoch

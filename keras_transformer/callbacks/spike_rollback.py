@@ -1,4 +1,4 @@
-"""Going back from a loss that jumps."""
+"""Goes back to a checkpoint when the loss jumps."""
 
 import collections
 import statistics
@@ -13,17 +13,17 @@ from keras_transformer.checkpoints import restore
 class SpikeRollback(keras.callbacks.Callback):
     """Brings weights and optimizer back to the last checkpoint before the loss jumped; the batches since then are left out.
 
-    Every so many batches the mean loss since the last look is compared with the median of such means. Beyond ``factor`` times
-    that, the newest checkpoint older than the batches looked at is loaded, and training goes on with the next batch. Data are not
-    gone back in: the batches between that checkpoint and the spike are skipped. Needs Checkpoints before this, best with ``steps``
-    (without, the last checkpoint is as old as its ``minutes`` or the epoch), and a model that counts its loss in a metric
+    Every ``every`` batches the mean loss of these batches is compared with the median of such means. If it is beyond ``factor``
+    times the median, the newest checkpoint older than these batches is loaded, and training goes on with the next batch. The data
+    are not rewound: the batches between that checkpoint and the spike are skipped. Needs Checkpoints before this, best with
+    ``steps`` (without, the last checkpoint is as old as its ``minutes`` or the epoch), and a model that counts its loss in a metric
     ``loss``, as kt.Transformer and every compiled model do. A training that is resumed begins with no means: until there are
     ``window`` again it sees no spike, so that it may differ from one that never stopped.
 
     Args:
         checkpoints: the Checkpoints of the same ``fit``.
         factor: of the median, beyond which a mean loss is a spike.
-        every: batches from one look to the next.
+        every: batches from one comparison to the next.
         window: how many means the median is of; there are no spikes before.
         most: how often training goes back at most; a further spike is left alone.
 

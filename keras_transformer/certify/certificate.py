@@ -141,8 +141,11 @@ def run_backends(plan, backends, folder, echo=None, timeout=TIMEOUT):
         ValueError: none could read the checkpoint.
     """
     plan.write(Path(folder) / "plan.json")
+
+    def run(backend):
+        return run_backend(backend, folder, echo, timeout)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        run = lambda backend: run_backend(backend, folder, echo, timeout)  # noqa: E731
         results = dict(zip(backends, pool.map(run, backends), strict=True))
     unread = {backend: result.failure for backend, result in results.items() if _is_unread(result.failure)}
     if len(unread) == len(results):
@@ -172,7 +175,7 @@ def run_backend(backend, folder, echo=None, timeout=TIMEOUT):
 
 
 def rescore(results, folder, timeout=TIMEOUT):
-    """Lets the reference score what other backends decoded and it did not: into the part "rescored" of their stages.
+    """Has the reference score what other backends decoded and it did not; the scores become the part "rescored" of their stages.
 
     Two backends may take another of two equal hypotheses. Equal scores alone do not tell that from ids that belong elsewhere.
     """

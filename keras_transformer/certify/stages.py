@@ -192,7 +192,7 @@ def rescored(subject, search, numbers, ids, rows=16):
         labels = ids[begin : begin + rows]
         sums = forced(subject.sentences[numbers[begin : begin + rows]], labels).log_probabilities.sum(axis=1)
         lengths = np.maximum((labels != pad_id).sum(axis=1), 1)
-        found.append(sums / keras.ops.convert_to_numpy(search._penalty(lengths)))
+        found.append(sums / keras.ops.convert_to_numpy(search.length_divisor(lengths)))
     return np.concatenate(found)
 
 

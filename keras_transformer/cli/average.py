@@ -10,15 +10,17 @@ from keras_transformer.cli.options import backend_option
 @backend_option
 @click.option("--output", required=True, help="Folder of the translator that is written.")
 @click.option(
-    "--last", type=click.IntRange(1), help="The newest so many checkpoints; all that there are if neither is given."
+    "--last",
+    type=click.IntRange(1),
+    help="How many of the newest checkpoints; all if neither --last nor --best is given.",
 )
-@click.option("--best", type=click.IntRange(1), help="The best so many by --monitor.")
-@click.option("--monitor", default="val_bleu", help="What the best is judged by, as in curves.csv.")
+@click.option("--best", type=click.IntRange(1), help="How many of the best checkpoints, by --monitor.")
+@click.option("--monitor", default="val_bleu", help="The metric that tells the best, as it is called in curves.csv.")
 @click.option(
     "--mode",
     type=click.Choice(["auto", "max", "min"]),
     default="auto",
-    help="Whether more or less of --monitor is better; auto: by its name, which not every name tells.",
+    help="Whether more or less of --monitor is better; auto tells it by the name, where the name tells.",
 )
 def average(run, backend, output, last, best, monitor, mode):
     """Writes a translator whose weights are the mean of checkpoints of RUN.

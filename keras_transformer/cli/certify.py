@@ -1,5 +1,6 @@
 """``keras-transformer certify``."""
 
+import functools
 import json
 import sys
 import tempfile
@@ -19,9 +20,9 @@ _text = click.Path(exists=True, dir_okay=False)
     "--preset", help="Certify a model of this preset instead, trained for a moment: tiny, small, base or large."
 )
 @click.option("--source", type=_text, help="Text to compute with; the built-in corpus if not given.")
-@click.option("--target", type=_text, help="Its translations, line by line.")
+@click.option("--target", type=_text, help="The translations of --source, line by line.")
 @click.option("--steps", type=click.IntRange(1), default=50, help="Adam updates of the loss curve.")
-@click.option("--sentences", type=click.IntRange(1), default=200, help="How many are decoded.")
+@click.option("--sentences", type=click.IntRange(1), default=200, help="How many sentences are decoded.")
 @click.option("--timeout", type=click.FloatRange(1), default=3600.0, help="Seconds that a backend may take.")
 @click.option("--output", help="Where the certificate goes: certificate.json in RUN, or in this folder for --preset.")
 def certify(run, preset, output, timeout, **plan):
@@ -41,7 +42,7 @@ def certify(run, preset, output, timeout, **plan):
     output = Path(run or "", "certificate.json") if output is None else Path(output)
     _check_writable(output)
     keep_compiled()
-    echo = lambda line: click.echo(line, err=True)  # noqa: E731
+    echo = functools.partial(click.echo, err=True)
     with tempfile.TemporaryDirectory() as folder:
         name = f"preset {preset}" if run is None else Path(run).resolve().name
         if run is None:

@@ -17,7 +17,7 @@ _OF_THE_PACKAGE = (
 @click.argument("run")
 @backend_option
 @click.option("--source", help="Text like that it was trained on; the built-in corpus if not given.")
-@click.option("--target", help="Its translations, line by line.")
+@click.option("--target", help="The translations of --source, line by line.")
 def check(run, backend, source, target):
     """Looks for the classic bugs of a Transformer in the model in RUN; exit code 1 if one is found."""
     from keras_transformer.testing import check

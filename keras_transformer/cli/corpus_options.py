@@ -8,28 +8,40 @@ _OPTIONS = [
         required=True,
         help="Text, a sentence a line: plain, .gz, .zst, a pattern of shards, - for stdin; or .tsv, .jsonl, .parquet of both.",
     ),
-    click.option("--target", help="Its translations, line by line."),
+    click.option("--target", help="The translations of --source, line by line."),
     click.option(
         "--columns",
-        help="Of source and target in a file of both: 'en,de', 'translation.en,translation.de'; in .tsv '0,1', or names of its "
-        "first line, which is else a pair.",
+        help="Columns of source and target in a file of both: 'en,de', 'translation.en,translation.de'; in .tsv '0,1', or names, "
+        "which its first line then gives.",
     ),
     click.option("--tokenizer", help="File of a tokenizer; if not given, one is trained on this text."),
     click.option("--vocabulary-size", type=click.IntRange(1), default=8000, help="Pieces of a tokenizer trained here."),
     click.option(
-        "--separate-vocabularies", is_flag=True, help="Trains a tokenizer for each side, of so many pieces each."
+        "--separate-vocabularies",
+        is_flag=True,
+        help="Trains a tokenizer for each side, of --vocabulary-size pieces each.",
     ),
-    click.option("--max-length", type=click.IntRange(1), default=256, help="Most positions of a row."),
-    click.option("--max-characters", type=click.IntRange(1), help="Most characters of either side."),
-    click.option("--max-ratio", type=click.FloatRange(1), help="Of the longer side to the shorter, in characters."),
+    click.option(
+        "--max-length", type=click.IntRange(1), default=256, help="Most positions of a row; longer pairs are left out."
+    ),
+    click.option(
+        "--max-characters", type=click.IntRange(1), help="Most characters of either side; longer pairs are left out."
+    ),
+    click.option(
+        "--max-ratio", type=click.FloatRange(1), help="Largest ratio of the longer side to the shorter, in characters."
+    ),
     click.option("--drop-identical", is_flag=True, help="Leaves out pairs whose sides are equal."),
     click.option("--drop-duplicates", is_flag=True, help="Leaves out pairs that occurred before."),
-    click.option("--normalization", type=click.Choice(["NFC", "NFKC"]), help="Of every line, before everything."),
+    click.option(
+        "--normalization",
+        type=click.Choice(["NFC", "NFKC"]),
+        help="Unicode normalization of every line, before all else.",
+    ),
     click.option(
         "--on-bad-line",
         type=click.Choice(["error", "skip"]),
         default="error",
-        help="For lines that are not UTF-8, hold a NUL, or lack a column.",
+        help="What to do with lines that are not UTF-8, hold a NUL, or lack a column.",
     ),
 ]
 

@@ -34,7 +34,7 @@ FORMATS = {
 @click.option("--quantization", help="ctranslate2: float32, which is the default, float16, int8, int8_float16, ...")
 @click.option("--source", help="Text to test the export with, and to score the model on; a sentence a line.")
 @click.option("--target", help="Reference translations of --source, line by line: the card then has BLEU.")
-@click.option("--licence", help="Under which the model is given away; for the card.")
+@click.option("--licence", help="Licence of the model, for the card.")
 def export(
     run, output, backend, kind, beam_size, length_penalty, max_length, text, quantization, source, target, licence
 ):

@@ -9,9 +9,11 @@ from keras_transformer.cli.options import backend_option
 @click.command()
 @backend_option
 @corpus_options
-@click.option("--batch-tokens", type=click.IntRange(1), default=4096, help="Most padded positions a batch.")
-@click.option("--num-buckets", type=click.IntRange(1), default=8, help="Most shapes.")
-@click.option("--packed-length", type=click.IntRange(1), help="Positions of a line that several pairs share.")
+@click.option(
+    "--batch-tokens", type=click.IntRange(1), default=4096, help="Most positions of a batch, padding included."
+)
+@click.option("--num-buckets", type=click.IntRange(1), default=8, help="How many shapes batches may have.")
+@click.option("--packed-length", type=click.IntRange(1), help="Packs several pairs into lines of this many positions.")
 @click.option("--plot", help="PNG of the lengths' histograms to write.")
 def inspect(
     backend,

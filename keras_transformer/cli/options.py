@@ -65,14 +65,16 @@ def backend_option(command: Callable) -> Callable:
     return option(started)
 
 
-beam_size_option = click.option("--beam-size", type=click.IntRange(1), default=4, help="1 is greedy search.")
+beam_size_option = click.option(
+    "--beam-size", type=click.IntRange(1), default=4, help="Hypotheses searched for each sentence; 1 is greedy search."
+)
 length_penalty_option = click.option(
-    "--length-penalty", type=click.FloatRange(0), default=0.6, help="The higher the longer."
+    "--length-penalty", type=click.FloatRange(0), default=0.6, help="The higher, the longer the translations."
 )
 precision_option = click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "int8"]),
-    help="To translate at; what each costs in BLEU is in docs/decoding.md.",
+    help="Precision to translate at; what each costs in BLEU is in docs/decoding.md.",
 )
 
 

@@ -10,8 +10,8 @@ from keras_transformer.cli.corpus_options import corpus_options, open_corpus, op
 @click.option(
     "--output", required=True, help="Folder for the shards; the same command goes on with what was broken off."
 )
-@click.option("--shard-pairs", type=click.IntRange(1), default=100_000, help="Pairs of text a shard.")
-@click.option("--workers", type=click.IntRange(0), default=2, help="Processes.")
+@click.option("--shard-pairs", type=click.IntRange(1), default=100_000, help="Pairs in a shard.")
+@click.option("--workers", type=click.IntRange(0), default=2, help="Processes that cut text into pieces.")
 def prepare(tokenizer, vocabulary_size, separate_vocabularies, max_length, output, shard_pairs, workers, **corpus):
     """Cuts a text into pieces once, into shards from which training reads: kt.Batches(OUTPUT)."""
     from keras_transformer.text.prepare import prepare

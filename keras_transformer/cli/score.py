@@ -9,7 +9,7 @@ from keras_transformer.cli.options import backend_option, load_translator
 @click.argument("run")
 @backend_option
 @click.option("--source", required=True, help="Text, a sentence a line, plain or .gz.")
-@click.option("--target", required=True, help="Its translations, line by line.")
+@click.option("--target", required=True, help="The translations of --source, line by line.")
 @click.option("--alignments", is_flag=True, help="Adds a tab and the word alignment in Pharaoh's format.")
 def score(run, backend, source, target, alignments):
     """Prints the log-probability of each translation by the model in RUN."""

@@ -13,13 +13,18 @@ from keras_transformer.serving.settings import Settings
 @backend_option
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one and prints it.")
-@click.option("--name", help="Of the model in /v1/models/NAME; the folder's.")
-@click.option("--beam-size", type=click.IntRange(1), default=Settings.beam_size, help="Of requests that name none.")
+@click.option("--name", help="Name of the model in /v1/models/NAME; the folder's if not given.")
+@click.option(
+    "--beam-size",
+    type=click.IntRange(1),
+    default=Settings.beam_size,
+    help="Hypotheses searched for requests that do not say how many.",
+)
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1),
     default=Settings.batch_tokens,
-    help="Positions searched at a time, beams included.",
+    help="Most positions searched at a time, padding and hypotheses included.",
 )
 @click.option(
     "--batch-delay",
@@ -31,26 +36,37 @@ from keras_transformer.serving.settings import Settings
     "--max-waiting-tokens",
     type=click.IntRange(1),
     default=Settings.max_waiting_tokens,
-    help="Positions that may wait; beyond: 429.",
+    help="Positions that may wait; beyond them a request gets 429.",
 )
 @click.option(
     "--max-concurrency",
     type=click.IntRange(1),
     default=Settings.max_concurrency,
-    help="Requests in progress; beyond: 429.",
-)
-@click.option("--max-body", type=click.IntRange(1), default=Settings.max_body, help="Bytes of a request; beyond: 413.")
-@click.option(
-    "--max-texts", type=click.IntRange(1), default=Settings.max_texts, help="Texts of a request; beyond: 422."
+    help="Requests in progress at a time; beyond them a request gets 429.",
 )
 @click.option(
-    "--max-pieces", type=click.IntRange(1), default=Settings.max_pieces, help="Pieces of a text; beyond: 422."
+    "--max-body",
+    type=click.IntRange(1),
+    default=Settings.max_body,
+    help="Most bytes of a request; a larger one gets 413.",
+)
+@click.option(
+    "--max-texts",
+    type=click.IntRange(1),
+    default=Settings.max_texts,
+    help="Most texts of a request; one with more gets 422.",
+)
+@click.option(
+    "--max-pieces",
+    type=click.IntRange(1),
+    default=Settings.max_pieces,
+    help="Most pieces of a text; a longer one gets 422.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=Settings.timeout,
-    help="Seconds for a request; beyond: 503.",
+    help="Most seconds a request may take; after them it gets 503.",
 )
 @click.option(
     "--grace", type=click.IntRange(0), default=30, help="Seconds that SIGTERM leaves to requests in progress."

@@ -52,40 +52,51 @@ def _read_config(context, parameter, path):
     help="Training text, a sentence a line: plain, .gz, .zst, a pattern of shards; .tsv, .jsonl, .parquet of both sides; or "
     "the folder that prepare wrote.",
 )
-@click.option("--target", help="Its translations, line by line; none where the source holds both sides.")
+@click.option("--target", help="The translations of --source, line by line; none where the source holds both sides.")
 @click.option("--valid-source", help="Validation text.")
-@click.option("--valid-target", help="Its translations.")
+@click.option("--valid-target", help="The translations of --valid-source.")
 @click.option("--output", required=True, help="Run folder; training again on it goes on where it stands.")
 @click.option("--preset", default="tiny", help="tiny, small, base or large.")
-@click.option("--epochs", type=click.IntRange(1), help="In all; 20 without any limit.")
-@click.option("--steps", type=click.IntRange(1), help="Updates in all.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="From now on.")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs in all; 20 if no limit is given.")
+@click.option("--steps", type=click.IntRange(1), help="Updates of the weights in all.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Minutes of training from now on.")
 @click.option(
-    "--batch-tokens", type=click.IntRange(1), help="Most padded positions a batch; the preset's if not given."
+    "--batch-tokens",
+    type=click.IntRange(1),
+    help="Most positions of a batch, padding included; the preset's if not given.",
 )
 @click.option(
-    "--vocabulary-size", type=click.IntRange(1), help="Pieces; the preset's, or those of prepared text, if not given."
+    "--vocabulary-size",
+    type=click.IntRange(1),
+    help="Pieces in the vocabulary; the preset's, or those of prepared text, if not given.",
 )
-@click.option("--separate-vocabularies", is_flag=True, help="A vocabulary for each side, of so many pieces each.")
-@click.option("--seed", type=click.IntRange(0), default=1, help="Of weights and order.")
-@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches that make one update.")
-@click.option("--workers", type=click.IntRange(0), default=0, help="Processes that lay batches out ahead of time.")
+@click.option(
+    "--separate-vocabularies", is_flag=True, help="A vocabulary for each side, of --vocabulary-size pieces each."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, help="Seed of the initial weights and of the order of batches."
+)
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches whose gradients make one update.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Processes that make batches ahead of time.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "mixed_bfloat16", "mixed_float16"]),
-    help="Keras's policy; the global one if not given.",
+    help="Keras's dtype policy; the global one if not given.",
 )
-@click.option("--remat", is_flag=True, help="Computes activations twice, to save memory.")
-@click.option("--keep", type=click.IntRange(1), default=2, help="Newest checkpoints that remain.")
+@click.option("--remat", is_flag=True, help="Computes activations again in the backward pass, to save memory.")
+@click.option("--keep", type=click.IntRange(1), default=2, help="How many of the newest checkpoints are kept.")
 @click.option(
-    "--best", type=click.IntRange(0), default=0, help="Best checkpoints by --monitor that remain beside them."
+    "--best",
+    type=click.IntRange(0),
+    default=0,
+    help="How many of the best checkpoints by --monitor are kept beside them.",
 )
 @click.option(
     "--monitor",
-    help="What the best is judged by: val_bleu, val_loss or another metric; val_bleu, or loss without validation.",
+    help="The metric that tells the best: val_bleu, val_loss or another; if not given val_bleu, or loss without validation.",
 )
 @click.option(
-    "--patience", type=click.IntRange(1), help="Ends training after so many epochs without a better --monitor."
+    "--patience", type=click.IntRange(1), help="Ends training after this many epochs without a better --monitor."
 )
 def train(backend, config, output, epochs, steps, minutes, workers, keep, best, monitor, patience, **settings):
     """Trains a model from aligned text, or prepared text. Ctrl-C saves it first; the same command goes on at the very batch.

@@ -29,13 +29,15 @@ from keras_transformer.cli.options import (
 @click.option(
     "--max-length",
     type=click.IntRange(1),
-    help="Most tokens of a translation, never more than twice the source's and ten.",
+    help="Most tokens of a translation; never more than twice the source's and ten.",
 )
 @click.option("--n-best", type=click.IntRange(1), default=1, help="Translations of a line, separated by tabs.")
 @click.option(
-    "--groups", type=click.IntRange(1), default=1, help="Groups of the beam that are kept from saying the same."
+    "--groups", type=click.IntRange(1), default=1, help="Groups of the beam, which are made to differ from each other."
 )
-@click.option("--diversity", type=click.FloatRange(0), default=0.5, help="What repeating another group's token costs.")
+@click.option(
+    "--diversity", type=click.FloatRange(0), default=0.5, help="What a token costs that another group has just taken."
+)
 @click.option(
     "--include",
     type=click.Path(exists=True, dir_okay=False),
@@ -43,7 +45,8 @@ from keras_transformer.cli.options import (
 )
 @click.option("--avoid", type=click.Path(exists=True, dir_okay=False), help="File of phrases that they must not have.")
 @click.option(
-    "--sampler", help="keras-nlp's, in place of beam search: a name, as top_p, or JSON of class_name and config."
+    "--sampler",
+    help="A sampler of keras-nlp in place of beam search: a name, such as top_p, or JSON of class_name and config.",
 )
 @precision_option
 @click.option("--chunk", type=click.IntRange(1), default=1000, help="Lines at a time; 1 answers each at once.")
@@ -51,17 +54,20 @@ from keras_transformer.cli.options import (
     "--longest",
     type=click.IntRange(2),
     default=1024,
-    help="Most ids of a source, eos among them; what is longer counts as over-long.",
+    help="Most ids of a source, eos included; see --over-long for what is longer.",
 )
 @click.option(
     "--over-long",
     type=click.Choice(["split", "refuse"]),
     default="split",
-    help="Split at sentence ends, a sentence too long itself between words; or fail.",
+    help="What to do with a longer source: split it at the ends of sentences, and too long a sentence between words; or fail.",
 )
-@click.option("--resume", is_flag=True, help="Go on behind the lines that --output already has.")
+@click.option("--resume", is_flag=True, help="Goes on after the lines that --output already has.")
 @click.option(
-    "--shard", metavar="I/N", default="1/1", help="Every N-th line from the I-th on: one of N machines' share."
+    "--shard",
+    metavar="I/N",
+    default="1/1",
+    help="Translates every N-th line from the I-th on: the share of one of N machines.",
 )
 def translate(
     context,

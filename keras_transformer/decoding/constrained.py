@@ -202,7 +202,7 @@ def _last(ids, step, count):
 def _begun(last, phrases, longest=None):
     """How many tokens of the phrases (B, C, P) the last tokens (B, W, N) are the beginning of, the most there are: (B, W, C).
 
-    ``longest`` (B, C): no more than so many.
+    ``longest`` (B, C): no more than this many of each.
     """
     begun = ops.zeros((ops.shape(last)[0], last.shape[1], phrases.shape[1]), dtype="int32")
     for count in range(1, min(last.shape[2], phrases.shape[2]) + 1):

@@ -100,9 +100,8 @@ class DiverseBeamSearch(BeamSearch):
             costing = ops.where(possible, allowed[:, group] - self.diversity * taken[:, None], IMPOSSIBLE)
             ranked, tokens, parents = best_extensions(costing, scores[:, group], 2 * width)  # (B, 2 W / G)
             flat = ops.reshape(allowed[:, group] + scores[:, group, :, None], (-1, width * entries.shape[0]))
-            free = ops.take_along_axis(
-                flat, parents * entries.shape[0] + tokens, axis=1
-            )  # what they score without the cost
+            # The cost decides which are chosen; their scores are without it.
+            free = ops.take_along_axis(flat, parents * entries.shape[0] + tokens, axis=1)
             found.append((free, tokens, parents))
             takes = ops.logical_and(ranked[:, :width] > IMPOSSIBLE / 2, ops.logical_not(done[:, group, None]))
             once = ops.logical_and(tokens[:, :width, None] == entries, takes[:, :, None])  # (B, W / G, V)

@@ -6,7 +6,7 @@ from keras import ops
 
 
 class Ensemble:
-    """Models whose probabilities are averaged at each step; every search and the Translator take it for a model.
+    """Models whose probabilities are averaged at each step; every search and the Translator take it in place of a model.
 
     Args:
         models: list of Transformers with the same vocabulary and special ids; their sizes may differ.

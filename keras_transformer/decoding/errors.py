@@ -1,4 +1,4 @@
-"""What every search checks of its arguments, and the words it says so with."""
+"""Checks of arguments that all searches share, and their errors."""
 
 import math
 import numbers
@@ -59,5 +59,5 @@ class RowError(ValueError):
         return self.problem.format(f"{self.name} {self.rows[:10]}")
 
     def of(self, name, numbers):
-        """The same error of what the rows were made of: numbers[row] for each, where there is one."""
+        """The same error about what the rows were made of: numbers[row] in place of each row; rows of filling have none."""
         return RowError(self.problem, sorted(numbers[row] for row in self.rows if row < len(numbers)), name)

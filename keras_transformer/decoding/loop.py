@@ -29,7 +29,7 @@ class Search:
     The state of a search is a dict of tensors whose first axis is the sentence, but for the scalar "step":
 
         ids (B, W, L), scores (B, W)    the hypotheses that go on
-        done, broken (B,)               sentences that are finished; that met a number which is none
+        done, broken (B,)               sentences that are finished; sentences that met NaN or infinity
         limits (B,)                     how many tokens each may get
         source_mask (B, 1, 1, S), cache, and what the search adds
     """
@@ -156,7 +156,7 @@ class Search:
             state, ids, scores, done, step = go_on(state, _few(len(index)))
 
     def _leave(self, state):
-        """What is done with the last state."""
+        """Called with the last state, for a search that takes something from it."""
 
     # Inside the compiler
 
@@ -186,15 +186,15 @@ class Search:
         batch = ops.shape(source)[0]
         source_mask = padding_mask(source, model.pad_id)
         lengths = ops.sum(ops.cast(ops.not_equal(source, model.pad_id), "int32"), axis=1)
+        # The minimum, because a limit that is computed in float32 may be rounded up.
+        limits = ops.minimum(self._limit(lengths), self._longest(ops.shape(source)[1]))
         state = {
             "step": ops.zeros((), dtype="int32"),
             "ids": ops.full((batch, width, room), model.pad_id, dtype="int32"),
             "scores": ops.zeros((batch, width), dtype="float32"),
             "done": ops.zeros((batch,), dtype="bool"),
             "broken": ops.zeros((batch,), dtype="bool"),
-            "limits": ops.minimum(
-                self._limit(lengths), self._longest(ops.shape(source)[1])
-            ),  # in float32 it may round up
+            "limits": limits,
             "source_mask": source_mask,
             "cache": model.init_cache(model.encode(source, source_mask), width, room),
         }

@@ -32,6 +32,8 @@ def minimum_bayes_risk(candidates, utility="chrf"):
 
     Reference: Eikema and Aziz 2020, section 5, https://aclanthology.org/2020.coling-main.398
     """
+    if isinstance(candidates, str):
+        raise ValueError(f"candidates must be a list of translations. Received: a single str, {candidates!r:.80}.")
     candidates = [one.text if isinstance(one, Hypothesis) else one for one in candidates]
     if not candidates:
         raise ValueError("minimum_bayes_risk needs at least one candidate. Received an empty list.")

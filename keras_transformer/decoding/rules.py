@@ -15,9 +15,15 @@ from keras_transformer.decoding.errors import check_integer, check_number
 IMPOSSIBLE = -1e9  # the score of what must not be chosen: finite, so that no difference of two of them is NaN
 
 
+def is_found(score):
+    """Whether a score is of a hypothesis that was found. Where fewer than W were, the others have IMPOSSIBLE, perhaps divided for
+    its length."""
+    return score > IMPOSSIBLE / 10
+
+
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What a search may produce, beside what the model finds probable.
+    """What a search may produce, whatever the model finds probable.
 
     Where the rules leave no token at all, the translation ends.
 
@@ -82,7 +88,7 @@ class Rules:
         return ops.maximum(ops.cast(ratio * ops.cast(length, "float32") + constant, "int32"), 1)
 
     def change_logits(self, logits, ids, step):
-        """Logits (B, W, V) after translations ids (B, W, L), of which ``step`` tokens are there, as the model should have given."""
+        """Logits (B, W, V) under the repetition penalty, after translations ids (B, W, L) of which ``step`` tokens are there."""
         if self.repetition_penalty == 1:
             return logits
         written = ops.arange(ops.shape(ids)[2], dtype="int32") < step
@@ -91,7 +97,10 @@ class Rules:
         return ops.where(said, penalised, logits)
 
     def forbid(self, log_probabilities, ids, step, special):
-        """Log-probabilities (B, W, V) with what must not come next at IMPOSSIBLE. ``special``: (pad_id, bos_id, eos_id)."""
+        """Log-probabilities (B, W, V) in which tokens that must not come next are IMPOSSIBLE.
+
+        ids (B, W, L): the translations so far, of which ``step`` tokens are there. special: (pad_id, bos_id, eos_id).
+        """
         pad_id, bos_id, eos_id = special
         entries = ops.arange(log_probabilities.shape[-1], dtype="int32")
         single = [phrase[0] for phrase in self.banned if len(phrase) == 1]

@@ -1,4 +1,4 @@
-"""Samplers of keras-nlp (keras-hub) where a search of ours is taken. Needs no keras-nlp: whoever has a sampler has imported it.
+"""Samplers of keras-nlp (keras-hub) in place of our searches. This module imports no keras-nlp: a sampler brings it along.
 
 Beside search.py and sampling.py, on the same loop.
 """
@@ -68,7 +68,7 @@ class SamplerSearch(Search):
     def _extend(self, state):
         step, done = state["step"], state["done"]
         allowed, moved = self._log_probabilities(state)
-        # Of a row without numbers no sampler can draw.
+        # From a row of NaN no sampler can draw.
         sound = ops.where(moved["broken"][:, None], 0.0, allowed[:, 0])
         # The sampler's variables have the values of this step while it draws, and give back those of the next.
         mapping = list(zip(self.sampler.variables, state.get("draws", ()), strict=True))

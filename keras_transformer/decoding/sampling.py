@@ -126,10 +126,10 @@ class Sampling(Search):
             least = self.min_p * ops.max(probabilities, axis=-1, keepdims=True)
             probabilities = ops.where(probabilities >= least, probabilities, 0.0)
         summed = ops.cumsum(probabilities, axis=-1)
-        # Just below 1, lest rounding lets a number near 1 draw nothing.
+        # Just below 1: by rounding, a number near 1 could otherwise draw nothing.
         threshold = ops.minimum(uniforms, 1 - 1e-6)[:, :, None] * summed[:, :, -1:]
         place = ops.sum(ops.cast(summed <= threshold, "int32"), axis=-1)  # (B, W)
-        place = ops.minimum(place, values.shape[-1] - 1)  # logits that are not numbers: the loop says so later
+        place = ops.minimum(place, values.shape[-1] - 1)  # with NaN among the logits, which the loop tells later
         if tokens is None:
             return place
         return ops.cast(ops.take_along_axis(tokens, place[:, :, None], axis=2)[:, :, 0], "int32")

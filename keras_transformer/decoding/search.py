@@ -23,14 +23,14 @@ class _Ranked(Search):
         self.length_penalty = length_penalty
         self.normalization = normalization
 
-    def _penalty(self, lengths):
+    def length_divisor(self, lengths):
         """What a summed log-probability is divided by; grows with the length."""
         lengths = ops.cast(lengths, "float32")
         return ((5.0 + lengths) / 6.0 if self.normalization == "gnmt" else lengths) ** self.length_penalty
 
     def _ranked(self, scores, lengths, state):
         """The scores (B, W) by which hypotheses of ``lengths`` tokens are ranked."""
-        scores = scores / self._penalty(lengths)
+        scores = scores / self.length_divisor(lengths)
         return scores + self.rules.coverage(state["attended"], state["source_mask"]) if "attended" in state else scores
 
 
@@ -151,9 +151,8 @@ class BeamSearch(_Ranked):
         self.n_best = n_best
 
     def _begin(self, state):
-        only_one = ops.where(
-            ops.arange(self._width) == 0, 0.0, IMPOSSIBLE
-        )  # equal hypotheses would only repeat each other
+        # All W hypotheses are still equal, and would be extended alike: only the first may be.
+        only_one = ops.where(ops.arange(self._width) == 0, 0.0, IMPOSSIBLE)
         return state | {
             "scores": state["scores"] + only_one,
             "finished_ids": state["ids"],
@@ -205,7 +204,7 @@ class BeamSearch(_Ranked):
     def _done(self, state):
         full = state["finished_scores"][:, -1] > IMPOSSIBLE / 2
         # A score only falls and its divisor only grows: nothing that goes on can come to more than this.
-        bound = ops.max(state["scores"], axis=1) / self._penalty(state["limits"])
+        bound = ops.max(state["scores"], axis=1) / self.length_divisor(state["limits"])
         beaten = bound <= state["finished_scores"][:, self.n_best - 1]
         done = ops.logical_or(ops.logical_or(state["done"], state["broken"]), ops.logical_or(full, beaten))
         return ops.logical_or(done, state["step"] >= state["limits"])

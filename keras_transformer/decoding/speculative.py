@@ -110,9 +110,8 @@ class SpeculativeSearch:
             places = ops.arange(drafted + 1, dtype="int32")
             ends = ops.min(ops.where(said[0] == model.eos_id, places + 1, drafted + 2))
             written = ops.minimum(ops.minimum(kept, ends), end - step)
-            gained = ops.take_along_axis(log_probabilities, said[:, :, None], axis=2)[
-                0, :, 0
-            ]  # NaN where logits are none
+            # NaN where a logit is NaN or infinite.
+            gained = ops.take_along_axis(log_probabilities, said[:, :, None], axis=2)[0, :, 0]
             gained = ops.where(places < written, gained, 0.0)
             ids = write_slice(ids, said, step + 1, axis=1)  # what is too much will be written over, or cut off
             end = ops.where(ends <= kept, ops.minimum(end, step + ends), end)

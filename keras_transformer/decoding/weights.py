@@ -2,10 +2,10 @@
 
 
 class Weights:
-    """What has the variables of all its holders.
+    """Has the variables of all its holders.
 
     Args:
-        holders: models, samplers: whatever has ``variables``. Compiled as the first is.
+        holders: models, samplers, or other objects with ``variables``. Whether XLA compiles is decided by the first.
     """
 
     def __init__(self, *holders):

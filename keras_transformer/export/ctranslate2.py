@@ -33,7 +33,7 @@ def export_ctranslate2(model, tokenizer, folder, quantization: str = "float32", 
         tokenizer: its Tokenizer; CTranslate2 needs the pieces.
         folder: where to; made if it is missing. An earlier export there is replaced as a whole.
         quantization: of the stored weights: "float32", "float16", "bfloat16", "int16", "int8", or "int8_" and a float type.
-        facts: dict of what else the card shall say; see export.card.
+        facts: dict of what else the card is to say; see export.card.
 
     Raises:
         ValueError: ctranslate2 is not installed, ``folder`` holds something else, the activation is unknown to CTranslate2, or

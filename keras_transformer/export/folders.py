@@ -39,9 +39,9 @@ def new_export(folder) -> Iterator[Path]:
 
 
 def check_export_folder(folder) -> None:
-    """Raises ValueError if new_export would refuse ``folder``: for whoever would rather know before the work than after it.
+    """Raises ValueError if new_export would refuse ``folder``: called before long work whose result goes there.
 
-    A saved translator may have a card too, and be the only copy of what is exported.
+    A saved translator is refused too: it may have a card as exports do, and be the only copy of the model.
     """
     check_folder(folder, CARD_FILE)
     if (Path(folder) / CONFIG_FILE).is_file():
@@ -74,7 +74,7 @@ def checked_tokenizer(model, tokenizer, target: str, sentencepiece: bool = True)
         model: a Transformer.
         tokenizer: to check.
         target: the name of what is written, for messages.
-        sentencepiece: whether whoever uses the export reads the tokenizer as a SentencePiece model.
+        sentencepiece: whether users of the export read the tokenizer as a SentencePiece model.
 
     Example:
 

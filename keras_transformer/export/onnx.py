@@ -27,7 +27,7 @@ def export_onnx(model, tokenizer, folder, facts: dict | None = None) -> None:
         model: a Transformer, on any backend.
         tokenizer: its Tokenizer.
         folder: where to; made if it is missing. An earlier export there is replaced as a whole.
-        facts: dict of what else the card shall say; see export.card.
+        facts: dict of what else the card is to say; see export.card.
 
     Raises:
         ValueError: onnx is not installed, ``folder`` holds something else, the activation is unknown, or the weights are not

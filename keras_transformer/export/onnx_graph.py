@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import onnx
 
-from keras_transformer.export.weights import position_rates
+from keras_transformer.layers.embedding import sinusoid_rates
 
 OPSET = 20
 _IR_VERSION = 10  # onnxruntime reads it from release 1.18 on
@@ -43,7 +43,7 @@ class Graph:
 
     def model(self, inputs, outputs):
         """The onnx.ModelProto with ``inputs`` and ``outputs`` {name: (type, axes)}; an output is renamed from its node's name."""
-        info = lambda name, kind, axes: onnx.helper.make_tensor_value_info(name, kind, axes)  # noqa: E731
+        info = onnx.helper.make_tensor_value_info
         for name, (source, *_) in outputs.items():
             self.nodes.append(onnx.helper.make_node("Identity", [source], [name]))
         graph = onnx.helper.make_graph(
@@ -145,7 +145,7 @@ def _embed(graph, model, table, ids, start, length):
     """Rows of the table times sqrt(D), plus the sinusoids of positions start to start + length."""
     x = graph.Mul(graph.Gather(graph.weight(table), ids), np.float32(model.d_model**0.5))
     positions = graph.Cast(graph.Range(start, graph.Add(start, length), 1), to=onnx.TensorProto.FLOAT)
-    angles = graph.Mul(graph.Unsqueeze(positions, [1]), position_rates(model.d_model))  # (T, D / 2)
+    angles = graph.Mul(graph.Unsqueeze(positions, [1]), sinusoid_rates(model.d_model))  # (T, D / 2)
     waves = graph.Concat(graph.Unsqueeze(graph.Sin(angles), [2]), graph.Unsqueeze(graph.Cos(angles), [2]), axis=2)
     return graph.Add(x, graph.Reshape(waves, [-1, model.d_model]))
 

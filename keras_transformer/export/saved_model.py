@@ -72,7 +72,7 @@ def export_saved_model(
         sentences: texts to compare with, of which 50 are taken; None for made-up ids.
         text: whether to write ``folder/text`` too: a SavedModel whose signature translate_text takes strings and gives strings. It
             needs tensorflow-text to write, and to load. None writes it where that is installed and the tokenizer a kt.Tokenizer.
-        facts: dict of what else the card shall say; see export.card.
+        facts: dict of what else the card is to say; see export.card.
 
     Raises:
         ValueError: TensorFlow is not installed, ``folder`` holds something else than an export, an argument of the

@@ -2,7 +2,7 @@
 
     serving_default  source -> ids, scores                the search, from ids to ids
     encode           source -> encoder_output, keys, values
-    decode_step      one token more for every hypothesis: whoever searches otherwise, or streams, calls this in a loop
+    decode_step      one token more for every hypothesis: called in a loop by another search, or to stream
     score            source, labels -> log-probabilities and attention of a given translation
     translate_text   text -> text                         in a SavedModel of its own: it needs TensorFlow Text to load
 

@@ -1,11 +1,13 @@
 """The weights of a Transformer as named NumPy arrays: what the converters to foreign formats start from.
 
-A converter takes each array by its path. What is left over at the end has no place in the foreign format, and leaving it out
-would change the model silently, so that is an error.
+A converter takes each array by its path. An array that is left over at the end has no place in the foreign format. To leave it out
+would change the model silently, so that this is an error.
 """
 
 import numpy as np
 from keras import ops
+
+from keras_transformer.layers.embedding import sinusoid_rates
 
 
 class Weights:
@@ -65,12 +67,7 @@ class Weights:
             )
 
 
-def position_rates(d_model: int) -> np.ndarray:
-    """Radians a position of each sine and cosine of layers.SinusoidalPositions, (D / 2,) float32."""
-    return (10000.0 ** -(np.arange(0, d_model, 2, dtype="float64") / d_model)).astype("float32")
-
-
 def position_table(length: int, d_model: int) -> np.ndarray:
     """The paper's interleaved sinusoids (length, D), as layers.SinusoidalPositions adds them."""
-    angles = np.arange(length, dtype="float32")[:, None] * position_rates(d_model)
+    angles = np.arange(length, dtype="float32")[:, None] * sinusoid_rates(d_model)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, d_model)

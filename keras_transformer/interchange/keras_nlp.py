@@ -61,7 +61,7 @@ def save_preset(translator: Translator, folder, facts: dict | None = None) -> No
     Args:
         translator: a Translator.
         folder: path.
-        facts: dict of what else the card shall say; see export.card.
+        facts: dict of what else the card is to say; see export.card.
 
     Raises:
         ValueError: ``folder`` holds something else than a preset, which would be lost; the tokenizer is no kt.Tokenizer.

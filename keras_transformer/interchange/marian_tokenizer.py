@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import sentencepiece
 
-from keras_transformer.text.ids import check_ids
+from keras_transformer.text.ids import check_ids, is_batch, text_ids
 
 
 class MarianTokenizer:
@@ -61,14 +60,11 @@ class MarianTokenizer:
 
     def decode(self, ids):
         """Text of a row of ids, or of each row: what follows eos is ignored, and special ids are dropped."""
-        rows = np.asarray(ids, dtype=object) if isinstance(ids, list) else np.asarray(ids)
-        if rows.ndim == 2 or (len(ids) and hasattr(ids[0], "__len__")):
+        if is_batch(ids):
             return [self.decode(row) for row in ids]
-        row = np.asarray(ids, dtype="int64")
-        check_ids(row, self.vocabulary_size)
-        row = row.tolist()
-        row = row[: row.index(self.eos_id)] if self.eos_id in row else row
-        return self._target.decode([self._pieces[x] for x in row if x not in (self.pad_id, self.unk_id, self.bos_id)])
+        check_ids(ids, self.vocabulary_size)
+        said = text_ids(ids, self.eos_id, (self.pad_id, self.unk_id, self.bos_id))
+        return self._target.decode([self._pieces[x] for x in said])
 
     def pieces(self, ids):
         """The piece behind each id of one row."""

@@ -74,13 +74,13 @@ class _MultiHeadAttention(keras.layers.Layer):
     def attend(self, query, key, value, mask=None, training=False):
         """Weighted sum of value (B, H, S, K) for each query (B, H, T, K), through the output projection: (B, T, D).
 
-        What ``call`` does with what ``project`` gives; for whoever keeps keys and values himself. mask: boolean, broadcastable to
-        (B, H, T, S), True = may attend.
+        The second half of ``call``, after ``project``; public for code that keeps keys and values of its own. mask: boolean,
+        broadcastable to (B, H, T, S), True = may attend.
         """
         some = None
         if mask is not None:
             some = _any_key(mask)  # (B, 1, T, 1)
-            # A fully masked row is opened here and zeroed below: no kernel meets it, so none makes NaN of it.
+            # A fully masked row is opened here and zeroed below, so that no kernel meets it and makes NaN of it.
             mask = ops.logical_or(mask, ops.logical_not(some))
         attended = self._weighted_sum(query, key, value, mask, training)  # (B, H, T, K)
         return self.output_projection(self._merge(_masked_rows_to_zero(attended, some)))
@@ -183,9 +183,9 @@ class SelfAttention(_MultiHeadAttention):
         return _masked_rows_to_zero(self._weights(query, key, attention_mask), attention_mask)
 
     def init_cache(self, batch_size, beam_size: int, max_length) -> dict:
-        """Room for the keys and values of W hypotheses a sentence: {"key": (B, H, K, L W), "value": (B, H, L W, K)}.
+        """Zeros for the keys and values of W hypotheses a sentence: {"key": (B, H, K, L W), "value": (B, H, L W, K)}.
 
-        Position l of slot w stands at l W + w. Keys lie across, as the product of a step wants them.
+        Position l of slot w stands at l W + w. Keys are stored transposed, as the product of a step needs them.
         """
         width, length = self.d_model // self.num_heads, max_length * beam_size
         key, value = (batch_size, self.num_heads, width, length), (batch_size, self.num_heads, length, width)

@@ -12,11 +12,11 @@ from keras import ops
 from keras_transformer.backend import write_slice
 from keras_transformer.layers.attention import CrossAttention, SelfAttention
 from keras_transformer.layers.masking import causal_mask, combine_masks
-from keras_transformer.layers.stack import _Stack, _TransformerLayer
+from keras_transformer.layers.stack import Stack, TransformerLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class DecoderLayer(_TransformerLayer):
+class DecoderLayer(TransformerLayer):
     """Causal self-attention, attention to the encoder's output, feed-forward network, each with its residual.
 
     Args:
@@ -79,7 +79,7 @@ class DecoderLayer(_TransformerLayer):
         )
 
     def run(self, x, attend_to_self: Callable, attend_to_encoder: Callable, training: bool | None = False):
-        """The layer around two attentions, each a function (B, T, D) -> (B, T, D): here they may look at what is kept elsewhere."""
+        """The layer around two attentions, functions (B, T, D) -> (B, T, D) that may read keys and values kept elsewhere."""
         # 1. self-attention
         x = self.self_attention_residual(x, sublayer=attend_to_self, training=training)
         # 2. attention to the encoder's output
@@ -107,7 +107,7 @@ class DecoderLayer(_TransformerLayer):
         return x_shape
 
     def init_cache(self, encoder_output, beam_size: int, max_length) -> dict:
-        """What decoding keeps: {"self": keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
+        """What decoding keeps: {"self": zeros for keys and values to come, "encoder": those of encoder_output (B, S, D)}."""
         return {
             "self": self.self_attention.init_cache(ops.shape(encoder_output)[0], beam_size, max_length),
             "encoder": self.cross_attention.init_cache(encoder_output),
@@ -134,7 +134,7 @@ class DecoderLayer(_TransformerLayer):
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class Decoder(_Stack):
+class Decoder(Stack):
     """A stack of DecoderLayers; pre-LN ends with a final norm.
 
     Args:

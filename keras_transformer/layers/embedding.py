@@ -178,8 +178,7 @@ class SinusoidalPositions(keras.layers.Layer):
                 f"SinusoidalPositions needs an even, known width: it pairs a sine with a cosine. Received input "
                 f"of shape {x_shape}. Choose an even d_model."
             )
-        exponents = np.arange(0, width, 2, dtype="float64") / width
-        self._rates = (10000.0**-exponents).astype("float32")  # (D / 2,)
+        self._rates = sinusoid_rates(width)
 
     def call(self, x, start=0, positions=None):
         length, width = ops.shape(x)[1], x.shape[-1]
@@ -192,6 +191,18 @@ class SinusoidalPositions(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape: tuple) -> tuple:
         return x_shape
+
+
+def sinusoid_rates(d_model: int) -> np.ndarray:
+    """Radians a position of each sine and cosine of SinusoidalPositions, (D / 2,) float32.
+
+    Example:
+
+    >>> from keras_transformer.layers.embedding import sinusoid_rates
+    >>> [round(float(rate), 4) for rate in sinusoid_rates(4)]
+    [1.0, 0.01]
+    """
+    return (10000.0 ** -(np.arange(0, d_model, 2, dtype="float64") / d_model)).astype("float32")
 
 
 def _check_positive(**sizes):

@@ -3,11 +3,11 @@
 import keras
 
 from keras_transformer.layers.attention import SelfAttention
-from keras_transformer.layers.stack import _Stack, _TransformerLayer
+from keras_transformer.layers.stack import Stack, TransformerLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class EncoderLayer(_TransformerLayer):
+class EncoderLayer(TransformerLayer):
     """Self-attention, then the feed-forward network, each with its residual.
 
     Args:
@@ -81,7 +81,7 @@ class EncoderLayer(_TransformerLayer):
 
 
 @keras.saving.register_keras_serializable(package="keras_transformer")
-class Encoder(_Stack):
+class Encoder(Stack):
     """A stack of EncoderLayers; pre-LN ends with a final norm.
 
     Args:

@@ -13,7 +13,7 @@ from keras_transformer.layers.seeded_dropout import seeded_dropout
 class Residual(keras.layers.Layer):
     """Adds a sub-layer's output to its input, with dropout and LayerNorm around it. A part of the encoder and decoder layers.
 
-    The sub-layer belongs to whoever calls, with its weights: this is no layer for a functional model.
+    The sub-layer and its weights belong to the layer that calls this one, so that this is no layer for a functional model.
 
         norm="post"  residual_dropout_position="branch"   LayerNorm(x + Dropout(f(x)))     the paper
         norm="post"  residual_dropout_position="sum"      LayerNorm(Dropout(x + f(x)))     the lecture's wording

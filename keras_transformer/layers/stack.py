@@ -70,7 +70,7 @@ class _TransformerBlock(keras.layers.Layer):
         return super().get_config() | self._arguments() | plain
 
 
-class _TransformerLayer(_TransformerBlock):
+class TransformerLayer(_TransformerBlock):
     """What EncoderLayer and DecoderLayer make their sub-layers with."""
 
     def __init__(self, d_model: int, num_heads: int, **kwargs):
@@ -113,7 +113,7 @@ class _TransformerLayer(_TransformerBlock):
         )
 
 
-class _Stack(_TransformerBlock):
+class Stack(_TransformerBlock):
     """``num_layers`` equal layers, and pre-LN's final norm."""
 
     _layer_class = None
@@ -148,7 +148,7 @@ class _Stack(_TransformerBlock):
         return layer(*tensors, training=training, **masks)
 
     def finish(self, x):
-        """What comes behind the last layer, (B, T, D): pre-LN's final norm, nothing with post-LN."""
+        """What follows the last layer, (B, T, D): the final norm of pre-LN, nothing with post-LN."""
         return x if self.final_norm is None else self.final_norm(x)
 
     def get_config(self) -> dict:

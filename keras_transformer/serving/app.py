@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from keras_transformer._version import __version__
 from keras_transformer.decoding.hypotheses import align_words
+from keras_transformer.decoding.rules import is_found
 from keras_transformer.serving import predict, schema
 from keras_transformer.serving.batching import Batcher, Overloaded
 from keras_transformer.serving.engine import Engine
@@ -40,7 +41,6 @@ _PAGE_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-_NO_SCORE = -1e8  # below it a search found fewer hypotheses than its beam
 _FAILURES = {
     status: {"model": schema.Failure, "description": text}
     for status, text in {
@@ -122,7 +122,7 @@ class Service:
     async def translation(self, source: list, hypotheses: list, count: int, with_attention: bool) -> schema.Translation:
         """One text's part of the reply."""
         tokenizer = self.engine.tokenizer
-        found = [(ids, score) for ids, score in hypotheses[:count] if score > _NO_SCORE]
+        found = [(ids, score) for ids, score in hypotheses[:count] if is_found(score)]
         shown = [schema.Hypothesis(text=tokenizer.decode(ids), score=score) for ids, score in found]
         translation = schema.Translation(text=shown[0].text if shown else "", hypotheses=shown)
         if with_attention and found:

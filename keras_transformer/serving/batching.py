@@ -1,7 +1,7 @@
 """Dynamic batching: sentences of concurrent requests are searched together, under a token budget and a latency cap.
 
 A sentence that finds the model idle waits ``delay`` for company, no longer; while the model works, what arrives gathers by itself.
-Since a search treats each row of a batch alone, who travels together changes no translation.
+Since a search treats each row of a batch alone, the other sentences of a batch change no translation.
 """
 
 import asyncio
@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 
-from keras_transformer.serving.engine import Engine, padded_length
+from keras_transformer.backend_decoding import next_size
+from keras_transformer.serving.engine import Engine
+from keras_transformer.translator import SHORTEST
 
 
 class Overloaded(Exception):
@@ -28,7 +30,7 @@ class _Item:
     @property
     def tokens(self):
         """Positions its hypotheses take up."""
-        return padded_length(len(self.source)) * self.beam_size
+        return next_size(len(self.source), SHORTEST) * self.beam_size
 
 
 class Batcher:

@@ -1,6 +1,6 @@
 """What the server asks of a model, for a saved translator on any backend and for an exported SavedModel alike.
 
-All that the HTTP side knows of translating is here: whoever adds a kind of model, or of search, writes an Engine.
+All that the HTTP side knows of translating is here: a new kind of model, or of search, is a new Engine.
 """
 
 import functools
@@ -12,6 +12,8 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.backend import compiled, compiles_each_shape
+from keras_transformer.backend_decoding import next_size
+from keras_transformer.decoding.rules import Rules
 from keras_transformer.decoding.scoring import ForcedDecoding
 from keras_transformer.decoding.search import BeamSearch, GreedySearch
 from keras_transformer.export.card import facts_of_run
@@ -19,7 +21,7 @@ from keras_transformer.export.folders import CARD_FILE
 from keras_transformer.export.loaded import LoadedSavedModel
 from keras_transformer.layers.masking import padding_mask
 from keras_transformer.text.pair import source_tokenizer
-from keras_transformer.translator import Translator
+from keras_transformer.translator import SHORTEST, Translator
 
 
 class Engine:
@@ -32,7 +34,7 @@ class Engine:
         version: int.
         card: dict about the model, for people.
         beam_sizes: range of the beam sizes that ``search`` takes.
-        few_shapes: whether batches are filled up to a short ladder of sizes, because each shape costs a compilation.
+        few_shapes: whether batches are filled up to a few sizes, because each shape costs a compilation.
     """
 
     def __init__(self, tokenizer, name: str, version: int, card: dict, beam_sizes: range, few_shapes: bool = False):
@@ -92,7 +94,7 @@ class Engine:
         """
         banned = [self.tokenizer.pad_id, self.tokenizer.bos_id]
         token, state = self.tokenizer.bos_id, self._start(self._padded([source]))
-        for _ in range(2 * len(source) + 10):
+        for _ in range(Rules().limit(len(source))):
             logits, state = self._step(state, token)
             logits = np.array(logits)
             if not np.isfinite(logits.max()):  # NaN and infinity come through, as in a search
@@ -148,8 +150,8 @@ class TranslatorEngine(Engine):
 
     def _first_state(self, source):
         encoder_output = self.model.encode(source, padding_mask(source, self.model.pad_id))
-        length = 2 * ops.shape(source)[1] + 10  # source.shape is (1, None) once TensorFlow has met two lengths
-        return self.model.init_cache(encoder_output, 1, length)
+        length = ops.shape(source)[1]  # not source.shape, which is (1, None) once TensorFlow has met two lengths
+        return self.model.init_cache(encoder_output, 1, Rules().limit(length))
 
     def _next_state(self, source, cache, token, step):
         return self.model.decode_step(token, cache, step, padding_mask(source, self.model.pad_id))
@@ -204,22 +206,14 @@ def load_engine(folder, name: str | None = None) -> Engine:
 
 
 def padded(rows: list, pad_id: int, few_shapes: bool) -> np.ndarray:
-    """Rows of ids as one array, filled up to the longest; with ``few_shapes`` both its sizes come from a short ladder."""
+    """Rows of ids as one array, filled up to the longest; with ``few_shapes`` to few numbers of rows and few lengths."""
     size, length = len(rows), max(map(len, rows))
     if few_shapes:
-        size, length = 1 << (size - 1).bit_length(), padded_length(length)
+        size, length = 1 << (size - 1).bit_length(), next_size(length, SHORTEST)
     array = np.full((size, length), pad_id, "int32")
     for row, ids in zip(array, rows, strict=False):
         row[: len(ids)] = ids
     return array
-
-
-def padded_length(length: int) -> int:
-    """The next of 8, 16, 24, 32, then 48, 64, 96, 128, ..."""
-    if length <= 32:
-        return max(-(-length // 8) * 8, 8)
-    power = 1 << (length - 1).bit_length()
-    return 3 * power // 4 if length <= 3 * power // 4 else power
 
 
 def _tensor(array):

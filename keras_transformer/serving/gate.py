@@ -15,8 +15,8 @@ from collections.abc import Callable
 from keras_transformer.serving.metrics import Metrics
 from keras_transformer.serving.settings import Settings
 
-_OPEN = ("/healthz", "/metrics")  # answered whatever the load, and without a key: they are for the machine room
-# What is read of a refused body, and no longer than that: many a client learns no reason if the connection is closed as it sends.
+_OPEN = ("/healthz", "/metrics")  # answered under any load and without a key, for monitoring
+# How much of a refused body is read, and for how long: closed while they send, many clients would not see the reason.
 _DROPPED_BYTES, _DROPPED_SECONDS = 2**24, 2
 
 
@@ -25,7 +25,7 @@ class Refused(Exception):
 
     Args:
         status: of HTTP.
-        reason: for whoever sent it.
+        reason: told to the client.
     """
 
     def __init__(self, status: int, reason: str):

@@ -3,7 +3,7 @@
 import prometheus_client
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-# Paths of their own in the counts; all others are one, lest whoever guesses paths fills the memory.
+# Paths that are counted by themselves; all others count as one, so that a client that guesses paths cannot fill the memory.
 _PATHS = ("/", "/healthz", "/metrics", "/openapi.json", "/v1/card", "/v1/translate", "/v1/translate/stream")
 
 

@@ -9,6 +9,7 @@ import binascii
 
 import numpy as np
 
+from keras_transformer.decoding.rules import Rules
 from keras_transformer.serving.gate import Refused
 from keras_transformer.serving.schema import PredictRequest
 
@@ -106,7 +107,7 @@ def metadata(name: str, version: int) -> dict:
 
 def as_arrays(found: list, sources: list, pad_id: int) -> tuple[list, list]:
     """What serving_default gives: ids (B, W, L) and scores (B, W), L being the limit of the longest source."""
-    longest = max(2 * len(source) + 10 for source in sources)
+    longest = max(Rules().limit(len(source)) for source in sources)
     longest = max(longest, max(len(ids) for hypotheses in found for ids, _ in hypotheses))
     ids = np.full((len(found), len(found[0]), longest), pad_id)
     for rows, hypotheses in zip(ids, found, strict=True):

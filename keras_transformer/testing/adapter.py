@@ -24,9 +24,9 @@ class NotFinite(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Seq2Seq:
-    """An encoder-decoder model of anybody's, as the checks see it.
+    """Any encoder-decoder model, as the checks see it.
 
-    Only the first two are needed; a check whose means are not given reports "not checked".
+    Only the first two attributes are needed; a check that needs one that is not given reports "not checked".
 
     Attributes:
         logits: callable from integer tensors source (B, S) and target (B, T) to logits (B, T, V), without dropout.

@@ -19,9 +19,8 @@ def attention_scaling(subject):
         raise NotChecked("needs a head width from 2: of 1, scaled and not scaled are the same")
     x = np.zeros((1, 1, 2, width), "float32")
     product = 2 * width**0.5  # scaled it is 2, far enough from 0 for half precision
-    x[0, 0, [0, 1], [0, 1]] = (
-        product**0.5
-    )  # as query, key and value: products as said and 0, and the sum shows both weights
+    # As query, key and value at once: a row's product with itself is ``product``, with the other 0, and the sum shows both weights.
+    x[0, 0, [0, 1], [0, 1]] = product**0.5
     for name, attend in subject.attention.items():
         attended = ops.convert_to_numpy(attend(*map(ops.convert_to_tensor, (x, x, x)))).astype("float64")
         first, second = attended[0, 0, 0, :2]

@@ -76,14 +76,12 @@ def learns_ten_pairs(subject):
     length = min(_LENGTH, subject.source_length, subject.target_length)
     source, target = source_and_target(subject, _PAIRS, (length, length))
     labels = np.concatenate([target[:, 1:], np.full((_PAIRS, 1), subject.eos_id, "int32")], axis=1)
-    fill = lambda ids, width: np.pad(  # noqa: E731  to the model's lengths, if it has only these
-        ids, ((0, 0), (0, width - length)), constant_values=subject.pad_id
-    )
-    source, target, labels = (
-        fill(source, subject.source_length),
-        fill(target, subject.target_length),
-        fill(labels, subject.target_length),
-    )
+
+    def filled(ids, width):  # to the lengths of the model, which may know no others
+        return np.pad(ids, ((0, 0), (0, width - length)), constant_values=subject.pad_id)
+
+    source = filled(source, subject.source_length)
+    target, labels = (filled(ids, subject.target_length) for ids in (target, labels))
     subject.run(source, target)  # builds the model, if that is still to be done
     before = subject.model.get_weights()
     try:

@@ -1,12 +1,12 @@
-"""From text to batches of ids: files -> validated pairs -> pieces -> padded batches; first in the flow.
+"""From text to batches of ids: files -> validated pairs -> pieces -> padded batches. The first room that data flow through.
 
-formats.py    files of any kind -> lines, only a line feed ends one
-filters.py    which pairs are kept, every pair left out counted
+formats.py    files of any kind -> lines; only a line feed ends a line
+filters.py    which pairs are kept; every pair that is left out is counted
 corpus.py     two aligned texts -> pairs, as a stream or in memory
 mixture.py    several corpora by weight
 tokenizer.py  text <-> ids (SentencePiece); pieces.py: what its pieces are; pair.py: one for each side; foreign.py takes other
               libraries' tokenizers; tokenizer_files.py reads all of them
-ids.py        are these ids of the vocabulary?
+ids.py        whether ids are ids of the vocabulary
 prepare.py    text -> shards of ids on disk, in parallel processes; store.py reads them; beam.py does it on many machines
 buckets.py    shapes chosen from the lengths; packing.py puts several pairs into one line
 rows.py       rows of ids -> a batch, here or in workers.py's processes, ahead of time with prefetch.py

@@ -29,21 +29,19 @@ class Batches(keras.utils.PyDataset):
     A source row is pieces + eos; a target row, which the decoder reads, bos + pieces; a label row,
     what it must say, pieces + eos. Pairs of similar length share a shape (B, S, T); at most
     ``num_buckets`` shapes exist, chosen to minimise padding, and B max(S, T) <= batch_tokens holds
-    for each. What lacks in the last batch of a shape is made up by rows of padding.
+    for each. The last batch of a shape is filled up with rows of padding.
 
     In every epoch each pair occurs once. Pairs are dealt out to batches, and batches put in order,
     anew in every epoch, by (seed, epoch) alone: no global generator is read. ``fit`` of a
     keras.Model shuffles the batches of any PyDataset once more with Python's global generator
     unless told ``shuffle=False``; kt.Transformer tells it so.
 
-    An epoch here is once through the pairs. When Keras has asked for the last batch of one and asks
-    for the first again, the next has begun: in ``fit`` with ``steps_per_epoch``, which then takes
-    several of its epochs for one of these, and from one ``fit`` to another. Keras does not say what it
-    asks for, so ``evaluate`` of another model than kt.Transformer, which takes care, counts too; give it
-    another object, or say set_epoch afterwards. A loop without Keras, ``for inputs, labels in batches``,
-    gives one epoch, and the next loop the next. An epoch that was broken off is begun anew, unless
-    ``restore`` is told to go on in it. Batches asked for by number, ``batches[3]``, are looked at by the
-    way: no epoch ends by them, until ``restore(state())`` or set_epoch says so.
+    An epoch here is one pass over the pairs. The next one begins when Keras, after the last batch, asks for the first again: within
+    one ``fit`` with ``steps_per_epoch``, where several of Keras's epochs may make one of these, and from one ``fit`` to the next.
+    Keras does not say what it reads batches for, so that ``evaluate`` counts as a pass too, unless the model is a kt.Transformer;
+    give ``evaluate`` another Batches, or call set_epoch afterwards. A loop without Keras, ``for inputs, labels in batches``, gives
+    one epoch, and the next loop the next one. An epoch that was broken off is begun anew, unless ``restore`` is called to go on in
+    it. Reading batches by number, ``batches[3]``, ends no epoch, unless ``restore(batches.state())`` or set_epoch is called.
 
     Args:
         source: path of a text file or a pattern of shards, or a list of str; or, with target=None, a PairStream, a Corpus, a
@@ -61,7 +59,7 @@ class Batches(keras.utils.PyDataset):
             makes num_buckets meaningless, and the inputs hold "source_segments" (B, S) and "target_segments" (B, T) as well.
         sampling: alpha of subword sampling (see Tokenizer.sample), which cuts texts into other pieces in every epoch; None for
             the same pieces always.
-        num_workers: processes that lay batches out ahead of time; 0 does it when asked. What they give is the same.
+        num_workers: processes that make batches ahead of time; with 0 each is made when it is asked for. The batches are the same.
         row_multiple: B is a multiple of it, as the devices of a data-parallel step want it.
         process: (index, count) of this process among those that train together: it gets B / count rows of every batch. All take
             the same number of steps.
@@ -131,13 +129,7 @@ class Batches(keras.utils.PyDataset):
         self._target_lengths = corpus.target.lengths - 1  # bos and eos stand on different sides of the shift
         self._make_buckets(corpus)
         if sampling is not None:
-            for one in (source_tokenizer(self.tokenizer), target_tokenizer(self.tokenizer)):
-                if not hasattr(one, "sample"):
-                    raise ValueError(
-                        f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(one).__name__}. Train "
-                        "one, or leave sampling out."
-                    )
-                one.sample("a", (0, 0, 0), alpha=sampling)  # raises now if it cannot
+            _check_sampling(sampling, self.tokenizer)
             self._layout = SampledLayout(
                 self._layout, corpus.source_texts, corpus.target_texts, self.tokenizer, seed, sampling
             )
@@ -282,7 +274,7 @@ class Batches(keras.utils.PyDataset):
         return {"epoch": self.epoch, "position": 0 if self._is_served else self._start}
 
     def trained_on(self, batches):
-        """Takes note that so many more batches have been trained on, whatever was read ahead; for ``fit``.
+        """Notes that ``batches`` more batches have been trained on, whatever was read ahead; for ``fit``.
 
         No execution of several steps crosses the end of an epoch.
         """
@@ -297,7 +289,7 @@ class Batches(keras.utils.PyDataset):
 
     @contextlib.contextmanager
     def aside(self):
-        """Within, a whole epoch can be read through by the way; it then goes on where it was."""
+        """A context in which a whole epoch can be read; afterwards this stands where it stood before."""
         kept = {name: value for name, value in vars(self).items() if name != "_prefetch"}  # workers stay, or stay gone
         self.set_epoch(self.epoch)
         try:
@@ -395,13 +387,13 @@ class Batches(keras.utils.PyDataset):
         return digest.hexdigest()[:32]
 
     def close(self):
-        """Ends the workers, if there are any; they also end with this object. They start anew when a batch is asked for."""
+        """Ends the workers, if there are any; they also end with this object. The next batch that is asked for starts new ones."""
         if self._prefetch is not None:
             self._prefetch.close()
             self._prefetch = None
 
     def on_epoch_begin(self):
-        """Called by Keras. What is looked at outside of its epochs counts for nothing."""
+        """Called by Keras. Batches that are read before Keras has begun an epoch end none."""
         self._is_watched = True
 
     def on_epoch_end(self):
@@ -413,6 +405,17 @@ def _check_integers(minimum, **arguments):
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not minimum <= value < 2**63:
             raise ValueError(f"{name} must be an integer from {minimum} to 2**63 - 1. Received: {value!r}.")
+
+
+def _check_sampling(alpha, tokenizer):
+    """Raises ValueError unless both sides can be sampled with ``alpha``."""
+    for one in (source_tokenizer(tokenizer), target_tokenizer(tokenizer)):
+        if not hasattr(one, "sample"):
+            raise ValueError(
+                f"sampling needs a kt.Tokenizer with a unigram model. Received: a {type(one).__name__}. Train one, or leave "
+                "sampling out."
+            )
+        one.sample("a", (0, 0, 0), alpha=alpha)
 
 
 def _checked_process(process):

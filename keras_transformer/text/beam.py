@@ -7,10 +7,11 @@ shards those of file n, from 0, begin at n * 2**40, so that no two pairs draw th
 """
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
-from keras_transformer.text.corpus import PairStream, none_left
+from keras_transformer.text.corpus import PairStream
 from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.formats import is_standard_input, of_extra, shards
 from keras_transformer.text.prepare import (
@@ -68,7 +69,7 @@ def prepare_with_beam(stream, tokenizer, folder, max_length=256, shard_pairs=100
         PairCounts.
 
     Raises:
-        ValueError: as prepare; Apache Beam is not installed; the text is no files or shall lose its duplicates.
+        ValueError: as prepare; Apache Beam is not installed; the text is not in files, or its filters leave out duplicates.
 
     Example:
 
@@ -117,20 +118,14 @@ def _elements(stream):
 
 
 def _note(done, path):
-    import json
-
     Path(path).write_text(json.dumps(sorted(done)), encoding="utf-8")
 
 
 def _finish(stream, folder, recipe, results):
-    import json
-
     done = json.loads(results.read_text(encoding="utf-8"))
     read = sum((PairCounts(**counts) for _, counts, _ in done), PairCounts(0, 0))
     made = [about for _, _, shards_of_file in done for about in shards_of_file]
-    counts = total_counts(read, made)
-    if not counts.kept:
-        raise ValueError(none_left(stream))
+    counts = total_counts(stream, read, made)
     write_manifest(folder, recipe, made, counts)
     results.unlink()
     return counts

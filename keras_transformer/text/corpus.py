@@ -28,7 +28,7 @@ NORMALIZATIONS = ("NFC", "NFKC", None)
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Pairs of sentences in memory; ``source[i]`` translates to ``target[i]``. Gone through, it gives what a PairStream gives.
+    """Pairs of sentences in memory; ``source[i]`` translates to ``target[i]``. To iterate over it gives what a PairStream gives.
 
     Args:
         source: list of str.
@@ -88,7 +88,7 @@ def read_lines(path):
 
 
 class PairStream:
-    """The pairs of a corpus, one after the other, filtered and counted; it can be gone through again, standard input once.
+    """The pairs of a corpus, one after the other, filtered and counted; it can be iterated over again, but for standard input.
 
     Args:
         source: path of a text file, a pattern of shards, "-" for standard input, or a list of str. Or, with target=None, of a
@@ -163,11 +163,11 @@ class PairStream:
 
     @property
     def names(self):
-        """Of all that is read, shard by shard: its source, its target, once where they are one file."""
+        """Names of all files, shard by shard the source's and the target's; one name where both are in one file."""
         return [name for part in self._parts for name in dict.fromkeys(part[:2])]
 
     def digest(self):
-        """sha256 of the sides that are in memory, in hexadecimal digits; None where both are files, which their names tell."""
+        """sha256 of the sides that are in memory, in hexadecimal digits; None where both are files, which have names."""
         if not self._in_memory:
             return None
         digest = hashlib.sha256()
@@ -288,17 +288,22 @@ def read_pairs(source, target=None, **kwargs):
     stream = PairStream(source, target, **kwargs)
     kept = list(stream)
     if not kept:
-        raise ValueError(none_left(stream))
+        raise ValueError(none_left(stream, stream.counts))
     lines, sources, targets = (list(column) for column in zip(*kept, strict=True))
     return Corpus(sources, targets, lines, stream.counts, stream.source_name, stream.target_name)
 
 
-def none_left(stream):
-    """What to say of a corpus without a pair."""
+def none_left(stream, counts):
+    """What to say of a corpus of which no pair is kept.
+
+    Args:
+        stream: PairStream or Corpus, for its names.
+        counts: PairCounts of what was read, perhaps by other processes than this.
+    """
     names = " and ".join(dict.fromkeys((stream.source_name, stream.target_name)))
-    if stream.counts.dropped.keys() <= {"empty"}:
+    if counts.dropped.keys() <= {"empty"}:
         return (
-            f"{names} hold no pair: on each of {stream.counts.lines} lines a side is blank. "
+            f"{names} hold no pair: on each of {counts.lines} lines a side is blank. "
             "Give files with text on both sides."
         )
-    return f"{names} hold no pair that passes: {stream.counts}. Give other texts or wider filters."
+    return f"{names} hold no pair that passes: {counts}. Give other texts or wider filters."

@@ -26,7 +26,7 @@ class Repeated:
 
     @property
     def number(self):
-        """Of an epoch, the same in each."""
+        """How many an epoch has, the same in each."""
         whole = len(self.members) if self.whole is None else int(self.whole.sum())
         return whole + sum(more for _, more in self.rests)
 
@@ -44,6 +44,7 @@ class Repeated:
 
 
 def repeated(members, repeats):
+    """A Repeated of members (N,), each ``repeats`` (N,) times an epoch, or once if that is None."""
     if repeats is None:
         return Repeated(members, None, [], None)
     whole = np.floor(repeats + 1e-9).astype("int64")

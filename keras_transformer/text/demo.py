@@ -70,7 +70,7 @@ def demo_corpus(num_train: int = 30_000, num_valid: int = 500, num_test: int = 6
     if len(pairs) < wanted:
         raise ValueError(f"The grammar gave {len(pairs)} distinct sentences; {wanted} were asked for. Ask for fewer.")
     rows = list(pairs.items())
-    # Held-out sentences come first: whoever trains on more keeps the same test.
+    # Held-out sentences come first, so that the test set stays the same when there are more training pairs.
     sets = rows[:num_test], rows[num_test : num_test + num_valid], rows[num_test + num_valid :]
     test, valid, train = (Pairs([source for source, _ in part], [target for _, target in part]) for part in sets)
     return DemoCorpus(train, valid, test)

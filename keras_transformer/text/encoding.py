@@ -1,4 +1,4 @@
-"""A corpus in whatever form -> rows of ids with their counts. Between the tokenizer and Batches; needs no Keras."""
+"""A corpus in any form that Batches takes -> rows of ids with their counts. Between the tokenizer and Batches; needs no Keras."""
 
 import array
 import dataclasses
@@ -14,12 +14,9 @@ from keras_transformer.text.foreign import as_tokenizer
 from keras_transformer.text.joined import JoinedRows, JoinedTexts
 from keras_transformer.text.mixture import Mixture
 from keras_transformer.text.pair import source_tokenizer, vocabulary_sizes
-from keras_transformer.text.rows import RowsBuilder, Texts
+from keras_transformer.text.rows import CHUNK, RowsBuilder, Texts, encode_pairs
 from keras_transformer.text.store import LINES, MANIFEST, TOKENIZER, Store
 from keras_transformer.text.tokenizer_files import load_tokenizer
-
-# Pairs cut into pieces at a time.
-_CHUNK = 8192
 
 
 @dataclasses.dataclass
@@ -51,7 +48,7 @@ class EncodedCorpus:
 
 
 def encode_corpus(source, target, tokenizer, keep_texts):
-    """Whatever Batches was given, read."""
+    """Reads what Batches was given, in any of its forms; an EncodedCorpus."""
     if isinstance(source, Mixture):
         return _mixed(source, tokenizer, keep_texts)
     if target is None and isinstance(source, str | os.PathLike) and os.path.isdir(source):
@@ -68,7 +65,7 @@ def encode_corpus(source, target, tokenizer, keep_texts):
     texts = array.array("q"), [], []  # lines, sources, targets
     counts = _encode(stream, tokenizer, sides, texts, keep_texts)
     if not texts[0]:
-        raise ValueError(none_left(stream))
+        raise ValueError(none_left(stream, stream.counts))
     name = " and ".join(dict.fromkeys((stream.source_name, stream.target_name)))
     corpus = EncodedCorpus(tokenizer, *(side.rows() for side in sides), counts, name, texts[0].__getitem__)
     if keep_texts:
@@ -105,11 +102,8 @@ def _mixed(mixture, tokenizer, keep_texts):
 def _encode(stream, tokenizer, sides, texts, keep_texts):
     """Cuts a corpus into pieces, chunk by chunk; PairCounts."""
     pairs, blank = iter(stream), 0
-    while chunk := list(itertools.islice(pairs, _CHUNK)):
-        source = source_tokenizer(tokenizer).encode([pair[1] for pair in chunk], add_eos=True)
-        target = tokenizer.encode([pair[2] for pair in chunk], add_bos=True, add_eos=True)
-        # Text of which no piece is left, such as a byte order mark alone.
-        kept = [place for place in range(len(chunk)) if len(source[place]) > 1 and len(target[place]) > 2]
+    while chunk := list(itertools.islice(pairs, CHUNK)):
+        source, target, kept = encode_pairs(tokenizer, chunk)
         blank += len(chunk) - len(kept)
         for side, rows, name in zip(sides, (source, target), ("source", "target"), strict=True):
             rows = rows if len(kept) == len(chunk) else [rows[place] for place in kept]

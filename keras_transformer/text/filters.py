@@ -80,7 +80,7 @@ class Sieve:
     """Filters at work on one corpus, and what they counted so far.
 
     Args:
-        filters: Filters, or None for those of an empty side alone.
+        filters: Filters; None to leave out only pairs of which a side is blank.
     """
 
     def __init__(self, filters=None):

@@ -1,11 +1,11 @@
-"""Tokenizers of other libraries where ours is taken: keras-nlp's and those of Hugging Face's tokenizers. Needs no Keras."""
+"""Tokenizers of other libraries in place of ours: keras-nlp's and those of Hugging Face's tokenizers. Needs no Keras."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from keras_transformer.text.ids import check_ids
+from keras_transformer.text.ids import check_ids, is_batch, text_ids
 from keras_transformer.text.tokenizer import Tokenizer
 
 # What libraries call the special pieces, ours first.
@@ -18,7 +18,7 @@ _NAMES = {
 
 
 def as_tokenizer(tokenizer, **pieces):
-    """Whatever tokenizer it is, as one that Batches, Translator and callbacks take.
+    """Makes a tokenizer of another library one that Batches, Translator and callbacks take.
 
     Args:
         tokenizer: a Tokenizer, or an object with its methods: given back as it is. A ``tokenizers.Tokenizer`` of Hugging Face. A
@@ -103,13 +103,10 @@ class _Foreign:
 
     def decode(self, ids):
         """Text of a row of ids, or of each row, up to its eos and without special ids; see Tokenizer.decode."""
-        if getattr(ids, "ndim", 0) == 2 or (len(ids) and hasattr(ids[0], "__len__")):
+        if is_batch(ids):
             return [self.decode(row) for row in ids]
-        row = np.asarray(ids)
-        check_ids(row, self.vocabulary_size)
-        ends = np.flatnonzero(row == self.eos_id)
-        row = row[: ends[0]] if ends.size else row
-        return self._decode(row[~np.isin(row, (self.pad_id, self.bos_id, self.unk_id))].tolist())
+        check_ids(ids, self.vocabulary_size)
+        return self._decode(text_ids(ids, self.eos_id, (self.pad_id, self.bos_id, self.unk_id)))
 
     def save(self, path):
         """Writes it so that load_tokenizer reads it."""
@@ -132,7 +129,7 @@ class HuggingFaceTokenizer(_Foreign):
         pieces: names of special pieces; see as_tokenizer.
 
     Raises:
-        ValueError: the library is missing, the JSON is none of its tokenizers, or a special piece is missing.
+        ValueError: the library is missing, the JSON describes none of its tokenizers, or a special piece is missing.
     """
 
     def __init__(self, serialized, **pieces):

@@ -1,4 +1,4 @@
-"""Ids checked on the host, before a backend sees them.
+"""Ids on the host: checked before a backend sees them, and cut down to those of text after one gave them.
 
 What a wrong id does depends on the backend: TensorFlow and PyTorch stop deep inside a step, JAX trains on with NaN,
 and -1, 2**33 + 1 or 1.9 pass silently for other words. So one check stands where text becomes batches and where
@@ -49,6 +49,33 @@ def check_ids(ids, vocabulary_size: int, name: str = "ids") -> None:
         f"vocabulary has {vocabulary_size}). Use the tokenizer the model was made for, or make the model with a "
         "larger vocabulary_size."
     )
+
+
+def is_batch(ids) -> bool:
+    """Whether these are rows of ids, an array (B, T) or a list of rows, and not one row (T,)."""
+    if hasattr(ids, "ndim"):
+        return ids.ndim == 2
+    return isinstance(ids, list | tuple) and len(ids) > 0 and hasattr(ids[0], "__len__")
+
+
+def text_ids(row, eos_id: int, special_ids) -> list[int]:
+    """The ids of a row that stand for text: those before the first eos, without special ones.
+
+    Args:
+        row: (T,) integers.
+        eos_id: what ends the text.
+        special_ids: what is left out of it, such as pad and bos.
+
+    Example:
+
+    >>> from keras_transformer.text.ids import text_ids
+    >>> text_ids([2, 7, 8, 3, 9, 0], eos_id=3, special_ids=(0, 2))
+    [7, 8]
+    """
+    row = np.asarray(row)
+    ends = np.flatnonzero(row == eos_id)
+    row = row[: ends[0]] if ends.size else row
+    return row[~np.isin(row, special_ids)].tolist()
 
 
 def _place(where: tuple) -> str:

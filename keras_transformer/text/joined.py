@@ -24,7 +24,7 @@ class _Joined:
 
 
 class JoinedRows(_Joined):
-    """With the ``take`` of a Rows."""
+    """The rows of all parts, with the ``take`` of a Rows."""
 
     @property
     def lengths(self):
@@ -49,7 +49,7 @@ class JoinedRows(_Joined):
 
 
 class JoinedTexts(_Joined):
-    """With ``text`` and ``line`` of a Texts; lines of corpus n, from 0, count from n * 2**40."""
+    """The texts of all parts, with ``text`` and ``line`` of a Texts; line numbers of corpus n, from 0, begin at n * 2**40."""
 
     def text(self, number):
         part, place = self._find(number)

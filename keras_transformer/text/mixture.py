@@ -45,14 +45,14 @@ class Mixture:
             raise ValueError(
                 f"There must be a weight for each corpus. Received: {len(self.weights)} for {len(self.corpora)} corpora."
             )
-        if not all(weight > 0 for weight in self.weights or ()):
+        if not all(weight > 0 for weight in (() if self.weights is None else self.weights)):
             raise ValueError(f"Weights must be positive numbers. Received: {self.weights!r}.")
         if not self.temperature >= 1:
             raise ValueError(f"temperature must be a number from 1. Received: {self.temperature!r}.")
 
     def repeats(self, sizes):
-        """How often a pair of each corpus occurs in an epoch, for corpora of so many pairs: floats from 1."""
-        weights = self.weights or sizes
+        """How often a pair of each corpus occurs in an epoch, floats from 1; ``sizes`` are the corpora's numbers of pairs."""
+        weights = sizes if self.weights is None else self.weights
         rates = [weight ** (1 / self.temperature) / size for weight, size in zip(weights, sizes, strict=True)]
         repeats = [rate / min(rates) for rate in rates]
         rows = sum(size * times for size, times in zip(sizes, repeats, strict=True))

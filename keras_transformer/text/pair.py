@@ -1,4 +1,4 @@
-"""Two vocabularies, one of the source and one of the target, where a tokenizer is taken. Needs no Keras."""
+"""Two tokenizers, one of the source and one of the target, that are used as one. Needs no Keras."""
 
 import base64
 import json
@@ -12,8 +12,8 @@ _SPECIAL = ("pad_id", "bos_id", "eos_id")
 class TokenizerPair:
     """The tokenizers of source and target, for languages that share few pieces.
 
-    It is taken where a tokenizer is. What it is asked itself, it answers for the target, which is what a model says; source text is
-    cut by ``source_tokenizer(pair)``. The model has a table for each: Transformer(pair.vocabulary_size,
+    It can be used wherever a tokenizer can. Its own methods are those of the target's tokenizer, since what a model says is target
+    text; source text is cut by ``source_tokenizer(pair)``. The model has a table for each: Transformer(pair.vocabulary_size,
     source_vocabulary_size=pair.source.vocabulary_size, tie_embeddings="decoder").
 
     Args:

@@ -10,7 +10,7 @@ def shared_rows(old, new):
 
     Args:
         old: the Tokenizer a model was trained with.
-        new: the Tokenizer it shall get.
+        new: the Tokenizer that the model is to get.
 
     Returns:
         (V of new,) integers; -1 where the old one lacks the piece.
@@ -30,7 +30,7 @@ def shared_rows(old, new):
 def user_symbols(serialized):
     """The pieces that a SentencePiece model takes from its user, read from its protocol buffer.
 
-    By hand: the module generated for it asks for the newest protobuf, which other libraries do not bear.
+    The bytes are read here because SentencePiece's own module for them needs the newest protobuf, which other libraries exclude.
     """
     symbols = []
     for field, piece in _fields(serialized):

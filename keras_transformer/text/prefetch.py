@@ -5,7 +5,7 @@ _AHEAD = 4
 
 
 class Prefetch:
-    """Gives the batches of a plan, of which the next ones are under way; after a jump it begins anew from there.
+    """Gives the batches of a plan while workers make the next ones; after a jump in the plan it goes on from there.
 
     Args:
         workers: Workers whose job lays out a request.

@@ -16,7 +16,7 @@ from keras_transformer.text.corpus import PairStream, none_left
 from keras_transformer.text.filters import PairCounts
 from keras_transformer.text.formats import is_standard_input
 from keras_transformer.text.pair import source_tokenizer
-from keras_transformer.text.rows import RowsBuilder
+from keras_transformer.text.rows import CHUNK, RowsBuilder, encode_pairs
 from keras_transformer.text.store import (
     FORMAT,
     MANIFEST,
@@ -31,8 +31,6 @@ from keras_transformer.text.workers import Workers
 
 # Seconds for one shard of a worker: some 20 times what it takes.
 _LONGEST_SHARD = 600
-# Pairs cut into pieces at a time.
-_CHUNK = 8192
 
 
 class ShardWriter:
@@ -53,21 +51,14 @@ class ShardWriter:
         tokenizers = source_tokenizer(self.tokenizer), self.tokenizer
         sides = [RowsBuilder(tokenizer.vocabulary_size) for tokenizer in tokenizers]
         kept, empty = [], 0
-        for begin in range(0, len(pairs), _CHUNK):  # a list of ids takes nine times the memory of an array
-            chunk = pairs[begin : begin + _CHUNK]
-            rows = [
-                tokenizer.encode([pair[1 + side] for pair in chunk], add_bos=side == 1, add_eos=True)
-                for side, tokenizer in enumerate(tokenizers)
-            ]
-            sizes = [(len(source), len(target)) for source, target in zip(*rows, strict=True)]
-            with_text = [
-                place for place, (s, t) in enumerate(sizes) if s > 1 and t > 2
-            ]  # else no piece is left of a side
-            fitting = [place for place in with_text if max(sizes[place][0], sizes[place][1] - 1) <= self.max_length]
-            for side, side_rows in zip(sides, rows, strict=True):
-                side.extend([side_rows[place] for place in fitting], lambda n, at=fitting: f"pair {chunk[at[n]][0]}")  # noqa: B023
+        for begin in range(0, len(pairs), CHUNK):
+            chunk = pairs[begin : begin + CHUNK]
+            source, target, whole = encode_pairs(self.tokenizer, chunk)
+            fitting = [place for place in whole if max(len(source[place]), len(target[place]) - 1) <= self.max_length]
+            for side, rows in zip(sides, (source, target), strict=True):
+                side.extend([rows[place] for place in fitting], lambda n, at=fitting: f"pair {chunk[at[n]][0]}")  # noqa: B023
             kept += [chunk[place] for place in fitting]
-            empty += len(chunk) - len(with_text)
+            empty += len(chunk) - len(whole)
         dropped = {"empty": empty, "max_length": len(pairs) - len(kept) - empty}
         counts = {"lines": len(pairs), "kept": len(kept), "dropped": {k: n for k, n in dropped.items() if n}}
         file = shard_name(number)
@@ -122,11 +113,7 @@ def prepare(stream, tokenizer, folder, max_length=256, shard_pairs=100_000, num_
     job = ShardWriter(folder, tokenizer, max_length)
     with writing(folder, recipe, tokenizer):
         shards = _made(stream, job, shard_pairs, num_workers, progress)
-        counts = total_counts(stream.counts, shards)
-        if not counts.kept:
-            raise ValueError(
-                none_left(stream) if not stream.counts.kept else f"No pair is left: {counts}. Raise max_length."
-            )
+        counts = total_counts(stream, stream.counts, shards)
         write_manifest(folder, recipe, shards, counts)
     return counts
 
@@ -165,7 +152,7 @@ def _take(workers, shards):
 
 
 def existing(path):
-    """What the manifest says of a shard that is there; None for none, or half of one."""
+    """What the manifest says of a shard that is there; None if there is none, or half of one, which is removed."""
     if not path.is_file():
         return None
     try:
@@ -176,18 +163,29 @@ def existing(path):
 
 
 def chunks(stream, size):
-    """Lists of so many pairs."""
+    """Yields lists of ``size`` pairs, the last of which may be shorter."""
     pairs = iter(stream)
     while chunk := list(itertools.islice(pairs, size)):
         yield chunk
 
 
-def total_counts(read, shards):
-    """Counts of the text, less what the shards left out for its pieces."""
+def total_counts(stream, read, shards):
+    """PairCounts of the text, less what the shards left out for its pieces.
+
+    Args:
+        stream: PairStream, for its names.
+        read: PairCounts of what was read of it.
+        shards: what the manifest says of each.
+
+    Raises:
+        ValueError: no pair is left.
+    """
     counts = PairCounts(read.lines, read.kept, dict(read.dropped))
     for about in shards:
         made = about["counts"]
         counts = counts + PairCounts(0, made["kept"] - made["lines"], made["dropped"])
+    if not counts.kept:
+        raise ValueError(f"No pair is left: {counts}. Raise max_length." if read.kept else none_left(stream, read))
     return counts
 
 
@@ -201,7 +199,7 @@ def recipe_of(stream, tokenizer, max_length, shard_pairs):
     """All that the shards depend on.
 
     Raises:
-        ValueError: the text comes otherwise than as a PairStream.
+        ValueError: ``stream`` is no PairStream.
     """
     if not isinstance(stream, PairStream):
         raise ValueError(
@@ -265,7 +263,7 @@ def finished_before(folder, recipe):
 
 @contextlib.contextmanager
 def writing(folder, recipe, tokenizer):
-    """Within, the folder is this process's to write into; it holds tokenizer and recipe first."""
+    """A context in which this process alone writes into the folder, which gets tokenizer and recipe first."""
     from keras_transformer.artifacts import FolderLock, write_file
 
     with FolderLock(folder):

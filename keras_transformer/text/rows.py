@@ -11,6 +11,26 @@ import numpy as np
 from keras_transformer.text.ids import check_ids
 from keras_transformer.text.pair import source_tokenizer
 
+# Pairs cut into pieces at a time: as a list, ids take nine times the memory that they take in a RowsBuilder.
+CHUNK = 8192
+
+
+def encode_pairs(tokenizer, pairs):
+    """Cuts pairs of text into pieces.
+
+    Args:
+        tokenizer: a Tokenizer, or a TokenizerPair.
+        pairs: list of (line, source, target).
+
+    Returns:
+        Source rows and target rows, a list of lists of ids each; and the places of the pairs that have a piece on both sides. A
+        text that is not blank may have none: "▁" alone, or, as a tokenizer normalises, zero-width spaces.
+    """
+    sources = source_tokenizer(tokenizer).encode([source for _, source, _ in pairs], add_eos=True)
+    targets = tokenizer.encode([target for _, _, target in pairs], add_bos=True, add_eos=True)
+    rows = zip(sources, targets, strict=True)
+    return sources, targets, [place for place, (s, t) in enumerate(rows) if len(s) > 1 and len(t) > 2]
+
 
 class RowsBuilder:
     """Gathers rows chunk by chunk, in 4 bytes an id."""
@@ -20,7 +40,7 @@ class RowsBuilder:
         self._ids, self._lengths = [], []
 
     def extend(self, rows, name):
-        """Appends rows of ids; ``name(number)`` says where a row of them that is outside the vocabulary came from."""
+        """Appends rows of ids; ``name(number)`` says where row ``number`` of them came from, for the error of a wrong id."""
         ids = np.asarray(list(itertools.chain.from_iterable(rows)))
         try:
             check_ids(ids, self._vocabulary_size)

@@ -22,7 +22,7 @@ import numpy as np
 from keras_transformer.text.formats import of_extra
 
 MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
-# Where several corpora are one, the lines of each count from a multiple of this.
+# In text of several corpora, or of several files, the line numbers of part n, from 0, begin at n times this.
 LINES = 2**40
 FORMAT = 1
 _SHARD = re.compile(r"shard-\d{5,}\.arrow")

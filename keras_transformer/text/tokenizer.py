@@ -15,16 +15,16 @@ import sentencepiece
 
 from keras_transformer.text.corpus import read_lines
 from keras_transformer.text.formats import table_kind
-from keras_transformer.text.ids import check_ids
+from keras_transformer.text.ids import check_ids, is_batch, text_ids
 from keras_transformer.text.pieces import user_symbols
 
-# SentencePiece adds up counts thread by thread: the vocabulary depends on their number, so it is a constant, not the
-# machine's.
+# SentencePiece adds up counts thread by thread, so that the vocabulary depends on the number of threads: it is fixed, and not
+# taken from the machine.
 _TRAINING_THREADS = 16
 # Bytes of a text to learn from. SentencePiece's own 4192 would leave out longer texts without a word.
 _LONGEST_TEXT = 2**30  # the most it allows
-# "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
 _SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
+# "train.en.gz", "data/train.en", but not "Good morning." or "ein Hund rennt".
 _FILE_NAME = re.compile(r"\S*[/\\]\S+|\S+\.\w+")
 
 
@@ -112,8 +112,8 @@ class Tokenizer:
             character_coverage: share of the corpus's characters that get pieces of their own, from
                 0.98 to 1; the rarest are spelt in bytes. Take 0.9995 for scripts of thousands of
                 characters.
-            user_symbols: texts that are one piece wherever they occur and that ``decode`` leaves out, such as the tag "<2de>" with
-                which a source asks for its language (Johnson et al. 2017, section 3).
+            user_symbols: list of texts, each of which is one piece wherever it occurs and is left out by ``decode``, such as the
+                tag "<2de>" with which a source asks for its language (Johnson et al. 2017, section 3).
 
         Returns:
             Tokenizer.
@@ -128,12 +128,7 @@ class Tokenizer:
             raise ValueError(f"vocabulary_size must be an integer from 1 to 2**31 - 1. Received: {vocabulary_size!r}.")
         if not isinstance(character_coverage, int | float) or not 0.98 <= character_coverage <= 1:
             raise ValueError(f"character_coverage must be a number from 0.98 to 1. Received: {character_coverage!r}.")
-        for symbol in user_symbols:
-            if not isinstance(symbol, str) or not symbol.strip() or symbol in _SPECIAL_PIECES:
-                raise ValueError(f"A user symbol must be a text that is no special piece. Received: {symbol!r}.")
-        twice = [symbol for number, symbol in enumerate(user_symbols) if symbol in list(user_symbols)[:number]]
-        if twice:
-            raise ValueError(f"Each user symbol is given once. Received twice: {twice[0]!r}.")
+        user_symbols = _checked_symbols(user_symbols)
         model, failures = io.BytesIO(), []
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -146,7 +141,7 @@ class Tokenizer:
                 normalization_rule_name=normalization,
                 byte_fallback=True,
                 max_sentence_length=_LONGEST_TEXT,
-                user_defined_symbols=list(user_symbols),
+                user_defined_symbols=user_symbols,
                 required_chars="▁",  # spelt in bytes, a space would not come back as one
                 pad_id=0,
                 unk_id=1,
@@ -225,21 +220,22 @@ class Tokenizer:
     def sample(self, text, key, alpha=0.2, most=None, candidates=16):
         """Ids of a text cut into pieces in one of its likely ways: other ways in other epochs make a model robust.
 
-        One of the best ways is drawn with a probability proportional to P(pieces)^alpha: 0 takes all of them alike, a large alpha
-        the best. The draw depends on the key alone, so that training that was broken off meets the same pieces.
+        One of the best ways is drawn with a probability proportional to P(pieces)^alpha: with alpha 0 all are equally likely, with
+        a large alpha the best is nearly always drawn. The draw depends on the key alone, so that a training that is resumed meets
+        the same pieces.
 
         Args:
             text: str.
             key: (seed, epoch, line), integers from 0.
             alpha: smoothness of the draw, from 0.
-            most: pieces at most; ways that take more are left out, and if all do, ``encode`` decides.
-            candidates: ways looked at.
+            most: the most pieces; ways with more are left out. If all have more, the ids are those of ``encode``.
+            candidates: how many of the best ways are drawn from.
 
         Returns:
             list of int, without bos and eos.
 
         Raises:
-            ValueError: the model is no unigram model, alpha is negative, or the text is none.
+            ValueError: the model is no unigram model, alpha is negative, or ``text`` is no str.
 
         Example:
 
@@ -285,9 +281,9 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        if _is_batch(ids):
-            return [self._processor.decode(self._text_ids(row)) for row in ids]
-        return self._processor.decode(self._text_ids(ids))
+        if is_batch(ids):
+            return [self.decode(row) for row in ids]
+        return self._processor.decode(text_ids(self._row(ids), self.eos_id, self.special_ids))
 
     def pieces(self, ids):
         """The piece behind each id of one row, special ids included: ['▁a', '▁dog', '</s>'].
@@ -296,13 +292,6 @@ class Tokenizer:
             ValueError: an id is outside the vocabulary.
         """
         return [self._processor.id_to_piece(piece) for piece in self._row(ids).tolist()]
-
-    def _text_ids(self, row):
-        """Ids of a row up to its eos, without special ones."""
-        row = self._row(row)
-        ends = np.flatnonzero(row == self.eos_id)
-        row = row[: ends[0]] if ends.size else row
-        return row[~np.isin(row, self.special_ids)].tolist()
 
     def _row(self, ids):
         """One row of ids as an array, checked."""
@@ -323,13 +312,6 @@ class Tokenizer:
 
     def __repr__(self):
         return f"Tokenizer(vocabulary_size={self.vocabulary_size})"
-
-
-def _is_batch(ids):
-    """Whether these are rows of ids and not one row."""
-    if hasattr(ids, "ndim"):
-        return ids.ndim == 2
-    return isinstance(ids, list | tuple) and len(ids) > 0 and hasattr(ids[0], "__len__")
 
 
 def _texts(files_or_texts):
@@ -354,7 +336,7 @@ def _texts(files_or_texts):
 
 
 def _utf8(texts, failures):
-    """The texts as SentencePiece reads them. It would garble an error of theirs, which is therefore kept in ``failures``."""
+    """The texts in UTF-8, for SentencePiece. It would garble an exception of theirs, which is therefore kept in ``failures``."""
     try:
         for number, text in enumerate(texts, start=1):
             if not isinstance(text, str):
@@ -385,6 +367,20 @@ def _are_files(items):
     if any(os.path.isfile(item) for item in strings):
         return True
     return bool(strings) and all(_FILE_NAME.fullmatch(item) for item in items if isinstance(item, str))
+
+
+def _checked_symbols(symbols):
+    """User symbols as a list of str."""
+    if isinstance(symbols, str):  # else each of its letters would be a symbol, which decode leaves out
+        raise ValueError(f"user_symbols must be a list of str. Received: a single str, {symbols!r}; give [symbol].")
+    symbols = list(symbols)
+    for symbol in symbols:
+        if not isinstance(symbol, str) or not symbol.strip() or symbol in _SPECIAL_PIECES:
+            raise ValueError(f"A user symbol must be a text that is no special piece. Received: {symbol!r}.")
+    twice = [symbol for number, symbol in enumerate(symbols) if symbol in symbols[:number]]
+    if twice:
+        raise ValueError(f"Each user symbol is given once. Received twice: {twice[0]!r}.")
+    return symbols
 
 
 def _check_word(name, word, known):

@@ -1,4 +1,4 @@
-"""The file of a tokenizer, of whatever kind, back to a tokenizer. Needs no Keras."""
+"""Reads the file of a tokenizer of any kind. Needs no Keras."""
 
 import base64
 import json

@@ -1,10 +1,10 @@
 """Worker processes that answer requests in order, and whose death is an error at once instead of a hang. Needs no Keras.
 
-Keras's own PyDataset workers wait for ever for a process that was killed. Here each worker is a child of its own with two pipes:
-its end closes the pipe, which a thread sees at once; a worker that hangs is given up after ``timeout`` seconds. Workers import
-NumPy, SentencePiece and Arrow alone, so that they start in a moment, whatever the backend; and they end by themselves when the
-process that started them is gone. Signals that ask a process to end are for that process: a terminal sends Ctrl-C to all of them,
-and training that ends in an orderly way still wants batches.
+Keras's own PyDataset workers wait forever for a process that was killed. Here each worker is a child process with two pipes:
+when it ends, its pipe closes, which a thread sees at once; a worker that hangs is given up after ``timeout`` seconds. Workers
+import NumPy, SentencePiece and Arrow alone, so that they start in a moment, whatever the backend; and they end by themselves when
+the process that started them is gone. They ignore the signals that ask a process to end: a terminal sends Ctrl-C to all processes,
+and training that ends in an orderly way still needs batches.
 """
 
 import contextlib
