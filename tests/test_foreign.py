@@ -46,6 +46,24 @@ def test_text_that_spells_special_pieces_is_text(hugging_face):
     assert tokenizer.decode(rows[0]).endswith("dog") and "cat" in tokenizer.decode(rows[2])
 
 
+def test_encoding_such_text_changes_nothing_for_another_thread(hugging_face):
+    """The flag that makes special pieces text must not be switched on the tokenizer that others encode with."""
+    tokenizer = as_tokenizer(hugging_face)
+    ours, seen = tokenizer._tokenizer, []
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+        def __setattr__(self, name, value):
+            seen.append((name, value))
+            setattr(ours, name, value)
+
+    tokenizer._tokenizer = Watched()
+    tokenizer.encode(["a [SEP] dog", "a dog runs"])
+    assert not seen
+
+
 def test_words_of_the_vocabulary_that_are_special_become_unknown():
     tokenizer = as_tokenizer(LikeKerasNlp())
     assert tokenizer.encode("a [END] dog [PAD]", add_eos=True) == [4, 1, 5, 1, 3]

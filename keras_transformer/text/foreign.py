@@ -1,5 +1,6 @@
 """Tokenizers of other libraries in place of ours: keras-nlp's and those of Hugging Face's tokenizers. Needs no Keras."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -133,31 +134,25 @@ class HuggingFaceTokenizer(_Foreign):
     """
 
     def __init__(self, serialized, **pieces):
-        try:
-            import tokenizers
-        except ModuleNotFoundError:
-            raise ValueError(
-                "A Hugging Face tokenizer needs tokenizers, which is not installed. pip install tokenizers."
-            ) from None
         self._serialized = serialized
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(serialized)
-        except Exception as error:  # the library raises no other kind
-            raise ValueError(f"This JSON is no tokenizer of Hugging Face's tokenizers: {error}.") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = _of_json(serialized)
         self.vocabulary_size = self._tokenizer.get_vocab_size()
         self._find_special(self._tokenizer.token_to_id, pieces)
 
     def _encode(self, texts):
         return [row.ids for row in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
+    @functools.cached_property
+    def _literal(self):
+        """A second one to which special pieces are text: a flag that is switched on the first would hold for other threads too."""
+        tokenizer = _of_json(self._serialized)
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
     def _encode_literally(self, texts):
-        self._tokenizer.encode_special_tokens = True
-        try:
-            return self._encode(texts)
-        finally:
-            self._tokenizer.encode_special_tokens = False
+        if not texts:  # as nearly always: without a second one
+            return []
+        return [row.ids for row in self._literal.encode_batch(texts, add_special_tokens=False)]
 
     def _decode(self, ids):
         return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -183,6 +178,23 @@ class HuggingFaceTokenizer(_Foreign):
 
     def __reduce__(self):
         return HuggingFaceTokenizer.from_bytes, (self.to_bytes(),)
+
+
+def _of_json(serialized):
+    """The tokenizers.Tokenizer of that JSON, which neither pads nor truncates."""
+    try:
+        import tokenizers
+    except ModuleNotFoundError:
+        raise ValueError(
+            "A Hugging Face tokenizer needs tokenizers, which is not installed. pip install tokenizers."
+        ) from None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(serialized)
+    except Exception as error:  # the library raises no other kind
+        raise ValueError(f"This JSON is no tokenizer of Hugging Face's tokenizers: {error}.") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 class KerasNlpTokenizer(_Foreign):
