@@ -30,6 +30,19 @@ def test_token_embedding_scales_rows_and_ties_the_projection():
     np.testing.assert_allclose(as_numpy(layer.logits(out.astype("float32"))), out @ table.T, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32", "int64"])
+def test_ids_may_be_integers_of_any_kind(dtype):
+    layer = TokenEmbedding(6, 4, seed=0)
+    np.testing.assert_array_equal(as_numpy(layer(IDS.astype(dtype))), as_numpy(layer(IDS)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_ids_that_are_no_integers_are_refused(dtype):
+    """bfloat16, to which a layer casts floats under that policy, knows no 257."""
+    with pytest.raises(ValueError, match="ids must be integers. Received: dtype"):
+        TokenEmbedding(300, 4, dtype=dtype)(np.array([[257.0]], "float32"))
+
+
 def test_table_starts_as_normal_with_deviation_of_the_inverse_root_of_d_model():
     layer = TokenEmbedding(5000, 64, seed=0)
     layer.build()

@@ -29,6 +29,9 @@ class TokenEmbedding(keras.layers.Layer):
     Returns:
         (B, T, D) in the compute dtype.
 
+    Raises:
+        ValueError: the ids are not integers.
+
     Example:
 
     >>> import numpy as np
@@ -59,6 +62,14 @@ class TokenEmbedding(keras.layers.Layer):
         )
 
     def call(self, ids):
+        dtype = keras.backend.standardize_dtype(ids.dtype)
+        if "int" not in dtype:
+            raise ValueError(
+                f'ids must be integers. Received: dtype {dtype}. Convert them with .astype("int32"); keras.Input takes '
+                'dtype="int32".'
+            )
+        if dtype not in ("int32", "int64"):  # TensorFlow gathers by no unsigned index
+            ids = ops.cast(ids, "int32")
         rows = gather_rows(self.embeddings, ids)
         return ops.cast(rows * self.d_model**0.5, self.compute_dtype)
 
