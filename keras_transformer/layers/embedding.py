@@ -29,9 +29,6 @@ class TokenEmbedding(keras.layers.Layer):
     Returns:
         (B, T, D) in the compute dtype.
 
-    Raises:
-        ValueError: the ids are not integers.
-
     Example:
 
     >>> import numpy as np
@@ -46,6 +43,7 @@ class TokenEmbedding(keras.layers.Layer):
 
     def __init__(self, vocabulary_size: int, d_model: int, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
+        self.autocast = False  # bfloat16 knows no id 257
         _check_positive(vocabulary_size=vocabulary_size, d_model=d_model)
         self.vocabulary_size = vocabulary_size
         self.d_model = d_model
@@ -62,13 +60,8 @@ class TokenEmbedding(keras.layers.Layer):
         )
 
     def call(self, ids):
-        dtype = keras.backend.standardize_dtype(ids.dtype)
-        if "int" not in dtype:
-            raise ValueError(
-                f'ids must be integers. Received: dtype {dtype}. Convert them with .astype("int32"); keras.Input takes '
-                'dtype="int32".'
-            )
-        if dtype not in ("int32", "int64"):  # TensorFlow gathers by no unsigned index
+        # As keras.layers.Embedding: no backend takes all kinds of numbers, and Keras exports by a signature of floats.
+        if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
             ids = ops.cast(ids, "int32")
         rows = gather_rows(self.embeddings, ids)
         return ops.cast(rows * self.d_model**0.5, self.compute_dtype)
