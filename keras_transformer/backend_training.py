@@ -190,7 +190,18 @@ def update_if(condition, update, variables):
         for variable, old in zip(variables, before, strict=True):
             variable.assign(ops.where(condition, variable.value.detach(), old))
     else:
-        ops.cond(condition, update, lambda: None)
+        call_if(condition, update)
+
+
+def call_if(condition, function):
+    """Calls ``function``, which assigns to variables, where ``condition``, a scalar tensor, is true.
+
+    JAX's own branch would trace it, and leave in the variables what was traced; outside of a trace the condition has its value.
+    """
+    if keras.backend.backend() != "jax":
+        ops.cond(condition, function, lambda: None)
+    elif condition:
+        function()
 
 
 def rematerialize(layer, *tensors, **options):

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_transformer.backend_training import update_if
+from keras_transformer.backend_training import call_if, update_if
 
 
 class _AroundOptimizer(keras.optimizers.Optimizer):
@@ -140,9 +140,9 @@ class AccumulateGradients(_AroundOptimizer):
         def update():
             self.inner_optimizer.apply(self._joined(), trainable_variables)
             for variable in (*self._sums, self._tokens, self._count):
-                variable.assign(ops.zeros_like(variable))
+                variable.assign(ops.zeros(variable.shape, variable.dtype))
 
-        ops.cond(ops.equal(self._count, self.steps), update, lambda: None)
+        call_if(ops.equal(self._count, self.steps), update)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As ``apply``, for JAX: returns the new trainable and optimizer variables."""

@@ -30,6 +30,13 @@ def test_token_embedding_scales_rows_and_ties_the_projection():
     np.testing.assert_allclose(as_numpy(layer.logits(out.astype("float32"))), out @ table.T, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int16", "int64", "float32"])
+def test_ids_may_be_numbers_of_any_kind(dtype, policy):
+    layer, ids = TokenEmbedding(300, 4, seed=0, dtype=policy), np.array([[257, 5]], "int32")
+    np.testing.assert_array_equal(as_numpy(layer(ids.astype(dtype))), as_numpy(layer(ids)))
+
+
 def test_table_starts_as_normal_with_deviation_of_the_inverse_root_of_d_model():
     layer = TokenEmbedding(5000, 64, seed=0)
     layer.build()

@@ -76,6 +76,18 @@ def test_schedule_counts_updates():
         model.train_on_batch(*batch(slice(0, 2)))
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: inner, kt.SkipNonFinite])
+def test_a_loop_without_fit_gets_the_same_updates(wrap):
+    schedule = kt.WarmupInverseSqrt(d_model=8, warmup_steps=2)
+    optimizer = wrap(kt.AccumulateGradients(keras.optimizers.SGD(schedule), steps=2))
+    variable, moved = keras.Variable(np.zeros(3, "float32")), 0.0
+    for step in range(7):
+        optimizer.apply_gradients([(ops.convert_to_tensor([1.0, 2.0, 3.0]) * (1 + step % 2), variable)])
+        if step % 2:
+            moved += 1.5 * float(schedule(step // 2))
+        np.testing.assert_allclose(ops.convert_to_numpy(variable), [-moved, -2 * moved, -3 * moved], rtol=1e-6)
+
+
 def test_padding_alone_moves_nothing():
     model = make_model(kt.AccumulateGradients(sgd(), steps=2))
     before = [ops.convert_to_numpy(weight) for weight in model.trainable_weights]

@@ -43,6 +43,7 @@ class TokenEmbedding(keras.layers.Layer):
 
     def __init__(self, vocabulary_size: int, d_model: int, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
+        self.autocast = False  # bfloat16 knows no id 257
         _check_positive(vocabulary_size=vocabulary_size, d_model=d_model)
         self.vocabulary_size = vocabulary_size
         self.d_model = d_model
@@ -59,6 +60,9 @@ class TokenEmbedding(keras.layers.Layer):
         )
 
     def call(self, ids):
+        # As keras.layers.Embedding: no backend takes all kinds of numbers, and Keras exports by a signature of floats.
+        if keras.backend.standardize_dtype(ids.dtype) not in ("int32", "int64"):
+            ids = ops.cast(ids, "int32")
         rows = gather_rows(self.embeddings, ids)
         return ops.cast(rows * self.d_model**0.5, self.compute_dtype)
 
