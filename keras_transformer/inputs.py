@@ -38,10 +38,12 @@ class IdCheck:
         self.source_vocabulary_size = vocabulary_size if source_vocabulary_size is None else source_vocabulary_size
         self.needs_labels = needs_labels
         self._error = None
+        self._met = False  # whether any batch came
 
     def batch(self, x, y=None, sample_weight=None) -> None:
         """Raises ValueError unless x is {"source": (B, S), "target": (B, T)} and y (B, T) or None, all ids of the vocabulary,
         and sample_weight (B,), (B, 1), (B, T) or None."""
+        self._met = True
         try:
             self._check_ids(x, y)
             _check_weights(sample_weight, y)
@@ -84,6 +86,8 @@ class IdCheck:
 
     def wrap(self, x, y=None, sample_weight=None):
         """``x`` with every batch checked before the model sees it; arrays are checked now."""
+        if _num_batches(x) == 0:
+            self._refuse_empty(x)
         if isinstance(x, keras.utils.PyDataset):
             return _CheckedPyDataset(x, self)
         library = type(x).__module__.partition(".")[0]
@@ -94,9 +98,8 @@ class IdCheck:
         if library == "grain":
             return (x if hasattr(x, "map") else _grain_dataset(x)).map(self._passed_on)
         if hasattr(x, "__next__"):
-            return (self._passed_on(batch) for batch in x)
-        if x is not None:
-            self.batch(x, y, sample_weight)
+            return self._all_passed_on(x)
+        self.batch(x, y, sample_weight)
         return x
 
     @contextlib.contextmanager
@@ -104,6 +107,12 @@ class IdCheck:
         """A context that raises a check's own error, where a library on the way has wrapped it in an exception of its own."""
         try:
             yield
+        except UnboundLocalError:  # what Keras makes of data that give no batch, where they could not be asked
+            if self._error is None and not self._met:
+                self._error = _no_batch("x")
+            if self._error is not None:
+                raise self._error from None
+            raise
         except Exception:
             if self._error is not None:
                 raise self._error from None
@@ -117,10 +126,20 @@ class IdCheck:
         self._element(element)
         return element
 
+    def _all_passed_on(self, batches):
+        for batch in batches:
+            yield self._passed_on(batch)
+        if not self._met:
+            self._refuse_empty(batches)
+
+    def _refuse_empty(self, x):
+        self._error = _no_batch(type(x).__name__)
+        raise self._error
+
     def _torch_loader(self, loader):
         """A DataLoader, as Keras asks for one, that hands on the batches of ``loader`` and checks them in this process."""
         checked = copy.copy(loader)
-        methods = {"__iter__": lambda _: map(self._passed_on, loader)}
+        methods = {"__iter__": lambda _: self._all_passed_on(loader)}
         checked.__class__ = type(type(loader).__name__, (type(loader),), methods)
         return checked
 
@@ -175,6 +194,22 @@ def _grain_dataset(loader):
             return Batches()
 
     return Dataset()
+
+
+def _num_batches(x):
+    """How many batches a data set gives, where it tells; None where not."""
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches
+    if hasattr(x, "element_spec") and hasattr(x, "cardinality"):
+        return int(x.cardinality())
+    if _is_torch_loader(x):
+        with contextlib.suppress(TypeError):  # a stream
+            return len(x)
+    return None
+
+
+def _no_batch(name):
+    return ValueError(f"The data are empty: {name} gave no batch. Expected: at least one.")
 
 
 def _is_torch_loader(x) -> bool:

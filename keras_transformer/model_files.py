@@ -5,6 +5,7 @@ leaves out the optimizer, and its parts can be looked at one by one. Files are d
 architecture is known to name our classes alone, and the weights to hold what it asks for.
 """
 
+import io
 import json
 import math
 from pathlib import Path
@@ -49,7 +50,7 @@ def save_model(model, folder):
     optimizer = getattr(model, "optimizer", None)
     model.optimizer = None  # Keras would write its moments too: twice the model's size
     try:
-        model.save_weights(folder / WEIGHTS_FILE)
+        _write_weights(model, folder / WEIGHTS_FILE)
     finally:
         model.optimizer = optimizer
 
@@ -92,6 +93,7 @@ def save_weights(model, path):
 
     Raises:
         ValueError: the path ends otherwise.
+        OSError: the disk is full or fails; the old file is as it was.
 
     Example:
 
@@ -104,7 +106,21 @@ def save_weights(model, path):
     """
     if not str(path).endswith(".weights.h5"):
         raise ValueError(f'The path must end in ".weights.h5". Received: {str(path)!r}.')
-    write_with_sidecar(path, model.save_weights)
+    write_with_sidecar(path, lambda new: _write_weights(model, new))
+
+
+def _write_weights(model, path):
+    """Keras's file, made in memory: under HDF5 a full disk ends the process with signal 11, or raises RuntimeError."""
+    file = _WeightsInMemory()
+    model.save_weights(file)
+    path.write_bytes(file.getbuffer())
+
+
+class _WeightsInMemory(io.BytesIO):
+    """Keras writes into a BytesIO, but judges the name of what it is given first."""
+
+    def __str__(self):
+        return WEIGHTS_FILE
 
 
 def load_weights(model, path, allow_non_finite=False):

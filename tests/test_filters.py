@@ -78,6 +78,12 @@ def test_impossible_limits_are_refused(name, wrong):
         Filters(**{name: wrong})
 
 
+@pytest.mark.parametrize("wrong", [{"max_ratio": 9}, 3, Filters])
+def test_other_things_than_filters_are_refused(wrong):
+    with pytest.raises(ValueError, match="filters must be a Filters, or None. Received"):
+        PairStream(["a"], ["b"], filters=wrong)
+
+
 def test_no_pair_that_passes_says_why():
     with pytest.raises(ValueError, match="hold no pair that passes: 0 of 1 pairs kept; left out: 1 for identical"):
         read_pairs(["a"], ["a"], filters=Filters(identical=True))

@@ -251,6 +251,34 @@ def test_empty_data_are_refused(call):
         getattr(MODEL, call)({name: ids[:0] for name, ids in x.items()}, y[:0])
 
 
+def empty_data(kind):
+    """Data that give no batch."""
+    x, y = broken(None, 0)
+    if kind == "pydataset":
+        empty = Dataset(x, y)
+        empty.__class__ = type("Empty", (Dataset,), {"__len__": lambda _: 0})
+        return empty
+    if kind == "tf.data":
+        tf = pytest.importorskip("tensorflow")
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(4).take(0)
+    if kind == "DataLoader":
+        return pytest.importorskip("torch.utils.data").DataLoader([], batch_size=4)
+    return iter(())
+
+
+@pytest.mark.parametrize("kind", ["pydataset", "generator", "tf.data", "DataLoader"])
+@pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
+def test_data_without_a_batch_are_refused(call, kind):
+    with pytest.raises(ValueError, match="The data are empty: .* gave no batch"):
+        getattr(MODEL, call)(empty_data(kind), verbose=0)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
+def test_no_data_are_refused(call):
+    with pytest.raises(ValueError, match="The input must be a dict .* Received: a NoneType"):
+        getattr(MODEL, call)(None, verbose=0)
+
+
 def test_rows_without_a_partner_are_refused():
     x, _ = broken(None, 0)
     with pytest.raises(ValueError, match=r"a row for each other. Received: source \(7, 5\), target \(8, 6\)"):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import h5py
@@ -78,3 +79,29 @@ def test_damaged_weights(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
         load_model(tmp_path)
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file can grow beyond so many bytes."""
+    resource = pytest.importorskip("resource")
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@pytest.mark.parametrize("size", [0, 3_000, 20_000])
+def test_a_full_disk_is_the_systems_error(tmp_path, size):
+    model = kt.Transformer(20, **SIZES)
+    path = tmp_path / "a.weights.h5"
+    kt.save_weights(model, path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with full_disk(size), pytest.raises(OSError, match="File too large"):
+        kt.save_weights(model, path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    (tmp_path / "model").mkdir()
+    with full_disk(size), pytest.raises(OSError, match="File too large"):
+        save_model(model, tmp_path / "model")

@@ -11,7 +11,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-from keras_transformer.text.filters import PairCounts, Sieve
+from keras_transformer.text.filters import Filters, PairCounts, Sieve
 from keras_transformer.text.formats import (
     characters,
     check_columns,
@@ -122,6 +122,10 @@ class PairStream:
             raise ValueError(f'on_bad_line must be "error" or "skip". Received: {on_bad_line!r}.')
         self.source, self.target = source, target
         self.columns = columns
+        if not isinstance(filters, Filters | None):
+            raise ValueError(
+                f"filters must be a Filters, or None. Received: {filters!r}. Give Filters(max_ratio=9), say."
+            )
         self.filters = filters
         self.normalization = normalization
         self.on_bad_line = on_bad_line
