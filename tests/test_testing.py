@@ -337,6 +337,18 @@ def test_a_loss_that_does_not_smooth_is_told():
     assert "it does not smooth at all" in testing.label_smoothing(subject).text
 
 
+def test_a_label_that_keeps_its_whole_weight_is_told():
+    """1 on the label and e / V on all V, as where the smoothed part is added to the plain loss."""
+
+    def loss(labels, logits):
+        smoothed, plain = (token_statistics(logits, labels, e) for e in (0.1, 0.0))
+        return smoothed.mean_loss + 0.1 * plain.mean_loss
+
+    model = testing.adapter.adapt(kt.Transformer(**SIZES))
+    subject = dataclasses.replace(model, loss=loss, label_smoothing=0.1, training_loss=None)
+    assert testing.label_smoothing(subject).verdict == "finding"
+
+
 def test_a_target_that_is_not_shifted_is_caught():
     inputs, labels = GOOD_BATCH
     model = testing.adapter.adapt(kt.Transformer(**SIZES))
