@@ -458,6 +458,7 @@ def test_what_a_model_raises_is_not_checked():
     lines = []
     report = testing.check(subject, echo=lines.append)
     assert len(report.not_checked) == len(CHECKS) and lines == str(report).splitlines()[:-1]
+    assert not report.ok  # nothing was found, as nothing was looked for
     assert testing.looks_ahead(subject).text == "raised ValueError: expected 24 and 20, got 8, 8"
     sized = dataclasses.replace(subject, source_length=24, target_length=20)
     for name in (
@@ -471,6 +472,11 @@ def test_what_a_model_raises_is_not_checked():
     assert CHECKS["depends on padding"](sized).text.startswith("raised ValueError")
     with pytest.raises(ValueError, match="rows of four ids and more"):
         dataclasses.replace(subject, target_length=3)
+
+
+def test_logits_of_another_shape_pass_nothing():
+    subject = testing.Seq2Seq(lambda source, target: ops.zeros((target.shape[0], V)), vocabulary_size=V)
+    assert not testing.check(subject).ok and "must have the shape" in testing.logits_are_finite(subject).text
 
 
 def test_what_a_layer_raises_is_told_too():
