@@ -46,7 +46,7 @@ class Translator:
         tokenizer: the Tokenizer its ids come from, a TokenizerPair, or another that text.as_tokenizer takes.
 
     Raises:
-        ValueError: the two have different vocabularies or special ids.
+        ValueError: the two have different vocabularies or special ids, or one is no Transformer or no tokenizer.
 
     Example:
 
@@ -60,6 +60,8 @@ class Translator:
 
     def __init__(self, model, tokenizer):
         tokenizer = as_tokenizer(tokenizer)
+        if not hasattr(model, "num_source_pieces"):
+            raise ValueError(f"model is of type {type(model).__name__}. Expected: a Transformer, before the tokenizer.")
         self._source_tokenizer = source_tokenizer(tokenizer)
         sizes = {
             "": (model.vocabulary_size, tokenizer),

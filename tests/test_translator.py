@@ -75,6 +75,11 @@ def test_a_foreign_vocabulary_is_an_error():
         kt.Translator(model, TOKENIZER)
 
 
+def test_model_and_tokenizer_in_the_wrong_order_are_an_error():
+    with pytest.raises(ValueError, match="model is of type Tokenizer. Expected: a Transformer"):
+        kt.Translator(TOKENIZER, TRANSLATOR.model)
+
+
 def test_foreign_special_ids_are_an_error():
     """Equal in number, but the model would end its rows with the tokenizer's bos."""
     model = kt.Transformer(TOKENIZER.vocabulary_size, d_model=8, num_heads=2, num_layers=1, bos_id=3, eos_id=2)
