@@ -31,24 +31,37 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory):
-    """(MarianMTModel, its folder): all weights random, norms and the output bias too."""
+    """(MarianMTModel, its folder)."""
+    folder = tmp_path_factory.mktemp("marian")
+    return random_model(folder), folder
+
+
+def random_model(folder, **changes):
+    """A MarianMTModel, saved too: all weights random, norms and the output bias too."""
     import torch
 
     torch.manual_seed(0)
-    model = transformers.MarianMTModel(transformers.MarianConfig(**SIZES)).eval()
+    model = transformers.MarianMTModel(transformers.MarianConfig(**SIZES | changes)).eval()
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), ("bias", model.final_logits_bias)]:
             if "embed_positions" not in name:
                 tensor.copy_(tensor + (1.0 if "shared" in name else 0.4) * torch.randn(tensor.shape))
-    folder = tmp_path_factory.mktemp("marian")
     model.save_pretrained(folder)
-    return model, folder
+    return model
 
 
 def test_logits_are_those_of_marian(oracle):
+    compare_logits(*oracle)
+
+
+def test_logits_of_a_model_that_does_not_scale_embeddings(tmp_path):
+    """As transformers makes it where its configuration does not say."""
+    compare_logits(random_model(tmp_path, scale_embedding=False, activation_function="gelu"), tmp_path)
+
+
+def compare_logits(reference, folder):
     import torch
 
-    reference, folder = oracle
     generator = np.random.default_rng(0)
     for rows, source_length, target_length in ((1, 3, 2), (4, 9, 6), (2, 17, 11)):
         source = generator.integers(1, 29, (rows, source_length))
@@ -141,7 +154,6 @@ def test_other_architectures_and_damaged_folders_are_refused(oracle, tmp_path):
     refused("model.safetensors cannot be read: .* Expected whole tensors", damaged=1000)
     refused("config.json lacks pad_token_id, encoder_layers. Expected", pad_token_id=..., encoder_layers=...)
     refused("model_type is 'bart', expected 'marian'", model_type="bart")
-    refused("scale_embedding is False, expected True", scale_embedding=False)
     refused("normalize_before is True", normalize_before=True)
     refused("ffn_dim 12 in the encoder and 16 in the decoder", decoder_ffn_dim=16)
     refused("activation_function 'quick_gelu'; known are relu", activation_function="quick_gelu")

@@ -337,6 +337,18 @@ def test_a_loss_that_does_not_smooth_is_told():
     assert "it does not smooth at all" in testing.label_smoothing(subject).text
 
 
+def test_a_label_that_keeps_its_whole_weight_is_told():
+    """1 on the label and e / V on all V, as where the smoothed part is added to the plain loss."""
+
+    def loss(labels, logits):
+        smoothed, plain = (token_statistics(logits, labels, e) for e in (0.1, 0.0))
+        return smoothed.mean_loss + 0.1 * plain.mean_loss
+
+    model = testing.adapter.adapt(kt.Transformer(**SIZES))
+    subject = dataclasses.replace(model, loss=loss, label_smoothing=0.1, training_loss=None)
+    assert testing.label_smoothing(subject).verdict == "finding"
+
+
 def test_a_target_that_is_not_shifted_is_caught():
     inputs, labels = GOOD_BATCH
     model = testing.adapter.adapt(kt.Transformer(**SIZES))
@@ -446,6 +458,7 @@ def test_what_a_model_raises_is_not_checked():
     lines = []
     report = testing.check(subject, echo=lines.append)
     assert len(report.not_checked) == len(CHECKS) and lines == str(report).splitlines()[:-1]
+    assert not report.ok  # nothing was found, as nothing was looked for
     assert testing.looks_ahead(subject).text == "raised ValueError: expected 24 and 20, got 8, 8"
     sized = dataclasses.replace(subject, source_length=24, target_length=20)
     for name in (
@@ -459,6 +472,11 @@ def test_what_a_model_raises_is_not_checked():
     assert CHECKS["depends on padding"](sized).text.startswith("raised ValueError")
     with pytest.raises(ValueError, match="rows of four ids and more"):
         dataclasses.replace(subject, target_length=3)
+
+
+def test_logits_of_another_shape_pass_nothing():
+    subject = testing.Seq2Seq(lambda source, target: ops.zeros((target.shape[0], V)), vocabulary_size=V)
+    assert not testing.check(subject).ok and "must have the shape" in testing.logits_are_finite(subject).text
 
 
 def test_what_a_layer_raises_is_told_too():

@@ -19,7 +19,7 @@ _OF_THE_PACKAGE = (
 @click.option("--source", help="Text like that it was trained on; the built-in corpus if not given.")
 @click.option("--target", help="The translations of --source, line by line.")
 def check(run, backend, source, target):
-    """Looks for the classic bugs of a Transformer in the model in RUN; exit code 1 if one is found."""
+    """Looks for the classic bugs of a Transformer in the model in RUN; exit code 1 if one is found, or nothing could be checked."""
     from keras_transformer.testing import check
     from keras_transformer.text import Batches
     from keras_transformer.text.demo import demo_corpus

@@ -1,11 +1,13 @@
 """MarianMT models in Hugging Face's layout (config.json, model.safetensors), the published Opus-MT models among them, as ours.
 
-Three things are other than in our Transformer, and none of them needs another forward pass:
+Four things are other than in our Transformer, and none of them needs another forward pass:
 
     positions      Marian keeps all sines, then all cosines; ours alternate. Attention, LayerNorm and the embeddings do not care
                    which channel is which, so every weight's channels are put in our order once, when they are loaded.
     first token    Marian's decoder begins with pad, or what its configuration says. Ours needs a bos of its own: one row behind the
                    vocabulary, a copy of that one's.
+    scale          Ours multiplies embeddings by sqrt(D). A Marian that does not (transformers' default, no Opus-MT) gets a table
+                   divided by it, and a last norm multiplied, so that the logits are the same.
     output bias    MarianTransformer adds it to the logits. Bos has one so low that it is never said.
 
 Junczys-Dowmunt et al. 2018, "Marian"; Tiedemann and Thottingal 2020, "OPUS-MT".
@@ -26,7 +28,6 @@ _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu"}
 # What other releases of Marian's configuration may say, and what it must be for the architecture to be the one below.
 _REQUIRED = {
     "model_type": "marian",
-    "scale_embedding": True,
     "share_encoder_decoder_embeddings": True,
     "tie_word_embeddings": True,
     "normalize_before": False,
@@ -98,7 +99,7 @@ def load_marian(folder, seed: int | None = None) -> MarianTransformer:
     config = _read_config(folder / CONFIG_FILE)
     tensors = _read_tensors(folder / WEIGHTS_FILE)
     model = MarianTransformer(**_arguments(config), seed=seed)
-    source = _Source(tensors, config["d_model"])
+    source = _Source(tensors, config)
     for variable in model.weights:
         path = variable.path.split("/", 1)[1]
         array = (
@@ -205,8 +206,11 @@ class _Source:
         "model.decoder.embed_positions.weight",
     )
 
-    def __init__(self, tensors, d_model):
+    def __init__(self, tensors, config):
         self._tensors = tensors
+        d_model = config["d_model"]
+        self._scale = 1.0 if config.get("scale_embedding", False) else np.float32(d_model**0.5)
+        self._last_norm = f"decoder/layer_{config['decoder_layers'] - 1}/feed_forward_residual/layer_norm"
         self._untaken = set(tensors) - set(self._DERIVED)
         half = np.arange(d_model // 2)
         self._order = np.stack([half, half + d_model // 2], axis=-1).reshape(-1)  # sine, cosine, sine, ...
@@ -226,7 +230,7 @@ class _Source:
 
     def embeddings(self, start_id):
         """The shared table (V + 1, D): the last row is bos, which is what Marian's decoder begins with."""
-        table = self._take("model.shared.weight")[:, self._order]
+        table = self._take("model.shared.weight")[:, self._order] / self._scale
         return np.concatenate([table, table[start_id : start_id + 1]])
 
     def array(self, path):
@@ -238,7 +242,8 @@ class _Source:
         prefix = f"model.{stack}.layers.{layer.removeprefix('layer_')}."
         kind_there = "weight" if kind in ("kernel", "gamma") else "bias"
         found = [self._take(f"{prefix}{name}.{kind_there}") for name in self._NAMES[part]]
-        return self._ordered(np.concatenate(found), part, kind)
+        ordered = self._ordered(np.concatenate(found), part, kind)
+        return ordered * self._scale if path.rsplit("/", 1)[0] == self._last_norm else ordered
 
     def _ordered(self, array, part, kind):
         """``array``, kernels transposed to (in, out), with the channels of the residual stream in our order."""

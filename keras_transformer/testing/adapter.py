@@ -127,7 +127,17 @@ class Seq2Seq:
         """The same, by way of the cache."""
         return self._run(self.cached_logits, source, target)
 
+    def numbers(self, source, target):
+        """Logits as a NumPy array, finite or not."""
+        return self._numbers(self.logits, source, target)
+
     def _run(self, function, source, target):
+        logits = self._numbers(function, source, target)
+        if not (logits < np.inf).all():
+            raise NotFinite("the logits are not finite: see the check for that")
+        return logits
+
+    def _numbers(self, function, source, target):
         source, target = (ops.convert_to_tensor(np.asarray(ids), dtype="int32") for ids in (source, target))
         logits = np.asarray(ops.convert_to_numpy(ops.cast(function(source, target), "float32")))
         if logits.shape != (expected := (*target.shape, self.vocabulary_size)):
@@ -135,8 +145,6 @@ class Seq2Seq:
                 f"logits must have the shape (B, T, V), {expected} here. Received: {logits.shape}; vocabulary_size is the V of the "
                 "logits"
             )
-        if not (logits < np.inf).all():
-            raise NotFinite("the logits are not finite: see the check for that")
         return logits
 
     def differ(self, one, other):

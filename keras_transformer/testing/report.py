@@ -58,8 +58,8 @@ class Report:
 
     @property
     def ok(self):
-        """Whether nothing was found; see not_checked for what was not looked for."""
-        return not self.findings
+        """Whether something was looked for and nothing found; see not_checked for what was not looked for."""
+        return not self.findings and len(self.not_checked) < len(self.results)
 
     def __str__(self):
         return "\n".join([*(result.line for result in self.results), self.summary])

@@ -68,11 +68,13 @@ def label_smoothing(subject):
     """
     needs(subject, "label_smoothing")
     _needs_a_loss(subject)
-    labels, logits = _labels_and_logits(subject)
     if subject.loss is not None:
-        found = _loss(subject, labels, logits)
-        if sentence := _smoothed_otherwise(subject, "given", found, labels, logits, 1e-4):
-            return sentence
+        # Likely labels tell what the others get; of those what a label gets is hardly seen, so that unlikely ones come too.
+        for peak in (15.0, 0.0):
+            labels, logits = _labels_and_logits(subject, peak)
+            found = _loss(subject, labels, logits)
+            if sentence := _smoothed_otherwise(subject, "given", found, labels, logits, 1e-4):
+                return sentence
     if subject.training_loss is not None:
         source, target = source_and_target(subject)
         logits = subject.run(source, target)
@@ -131,11 +133,11 @@ def mean_negative_log_likelihood(logits, labels):
     return float(-np.take_along_axis(logs, labels[..., None], -1).mean())
 
 
-def _labels_and_logits(subject):
-    """Labels (B, T) without padding and random logits (B, T, V) that prefer them, as a trained model's do."""
+def _labels_and_logits(subject, peak=15.0):
+    """Labels (B, T) without padding and random logits (B, T, V), of them ``peak``: a high one as a trained model's."""
     labels = some_labels(subject)
     logits = np.random.default_rng(0).normal(size=(*labels.shape, subject.vocabulary_size)).astype("float32")
-    np.put_along_axis(logits, labels[..., None], 15.0, axis=-1)
+    np.put_along_axis(logits, labels[..., None], peak, axis=-1)
     return labels, logits
 
 
