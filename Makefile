@@ -34,12 +34,13 @@ test-torch: .venv/ready
 test-without-tensorflow: .venv-jax/ready
 	KERAS_BACKEND=jax .venv-jax/bin/python $(PYTEST) -m "not deep"
 
-# ... and what needs TensorFlow beside JAX runs here.
+# ... and what needs TensorFlow beside JAX runs here: four whole files, and of others what -k names. A few long tests: each goes
+# to the process that is free.
 test-jax: .venv/ready
-	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_saved_model.py \
-		tests/test_keras_nlp_equivalence.py tests/test_testing_keras_nlp.py tests/test_readme.py
-	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) -m "not deep" tests/test_transformer.py tests/test_trainer.py tests/test_cli.py tests/test_inputs.py \
-		-k "tf_data or tf.data or data_loader or DataLoader or export"
+	KERAS_BACKEND=jax .venv/bin/python $(PYTEST) --dist worksteal -m "not deep" tests/test_saved_model.py \
+		tests/test_keras_nlp_equivalence.py tests/test_testing_keras_nlp.py tests/test_readme.py \
+		tests/test_transformer.py tests/test_trainer.py tests/test_cli.py tests/test_inputs.py \
+		-k "test_saved_model or keras_nlp or test_readme or tf_data or tf.data or data_loader or DataLoader or export"
 
 # Apache Beam asks for an older protobuf than TensorFlow: an environment of its own, with its own versions.
 test-beam: .venv-beam/ready
