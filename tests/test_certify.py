@@ -145,11 +145,11 @@ def _evaluate(patch):
 
 
 def _greedy(patch):
-    patch.setattr(kt.decoding.GreedySearch, "_penalty", scaled(kt.decoding.GreedySearch._penalty, 1.001))
+    patch.setattr(kt.decoding.GreedySearch, "length_divisor", scaled(kt.decoding.GreedySearch.length_divisor, 1.001))
 
 
 def _beam(patch):
-    patch.setattr(kt.decoding.BeamSearch, "_penalty", scaled(kt.decoding.BeamSearch._penalty, 1.001))
+    patch.setattr(kt.decoding.BeamSearch, "length_divisor", scaled(kt.decoding.BeamSearch.length_divisor, 1.001))
 
 
 def _adam(patch):
