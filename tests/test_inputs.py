@@ -274,6 +274,19 @@ def test_data_without_a_batch_are_refused(call, kind):
 
 
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
+def test_an_error_within_the_data_is_not_taken_for_empty_data(call):
+    """Keras fails with an UnboundLocalError where no batch comes; so may a generator of one's own."""
+
+    def batches():
+        if not call:
+            row = None
+        yield row
+
+    with pytest.raises(UnboundLocalError, match="'row'"):
+        getattr(MODEL, call)(batches(), verbose=0)
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
 def test_no_data_are_refused(call):
     with pytest.raises(ValueError, match="The input must be a dict .* Received: a NoneType"):
         getattr(MODEL, call)(None, verbose=0)
