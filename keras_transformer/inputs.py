@@ -39,7 +39,7 @@ class IdCheck:
         self.source_vocabulary_size = vocabulary_size if source_vocabulary_size is None else source_vocabulary_size
         self.needs_labels = needs_labels
         self._error = None
-        self._met = False  # whether any batch came
+        self._met = False  # whether a batch came
 
     def batch(self, x, y=None, sample_weight=None) -> None:
         """Raises ValueError unless x is {"source": (B, S), "target": (B, T)} and y (B, T) or None, all ids of the vocabulary,
@@ -87,6 +87,7 @@ class IdCheck:
 
     def wrap(self, x, y=None, sample_weight=None):
         """``x`` with every batch checked before the model sees it; arrays are checked now."""
+        self._met = False  # of these data; validation data may have been checked before
         if _num_batches(x) == 0:
             self._refuse_empty(x)
         if isinstance(x, keras.utils.PyDataset):

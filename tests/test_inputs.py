@@ -273,6 +273,11 @@ def test_data_without_a_batch_are_refused(call, kind):
         getattr(MODEL, call)(empty_data(kind), verbose=0)
 
 
+def test_data_without_a_batch_are_refused_beside_validation_data():
+    with pytest.raises(ValueError, match="The data are empty: .* gave no batch"):
+        MODEL.fit(empty_data("generator"), validation_data=broken(None, 0), verbose=0)
+
+
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
 def test_an_error_within_the_data_is_not_taken_for_empty_data(call):
     """Keras fails with an UnboundLocalError where no batch comes; so may a generator of one's own."""
