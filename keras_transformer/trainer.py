@@ -146,7 +146,7 @@ class TokenTrainer(keras.Model):
 
         Raises:
             ValueError: an id is outside the vocabulary, the input is not {"source": (B, S), "target": (B, T)}, there are no
-                labels, sample_weight has another shape, or class_weight is given.
+                labels, the data are empty, sample_weight has another shape, or class_weight is given.
         """
         _refuse_class_weight(class_weight)
         check = self._id_check()

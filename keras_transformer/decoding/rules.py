@@ -16,8 +16,10 @@ IMPOSSIBLE = -1e9  # the score of what must not be chosen: finite, so that no di
 
 
 def is_found(score):
-    """Whether a score is of a hypothesis that was found. Where fewer than W were, the others have IMPOSSIBLE, perhaps divided for
-    its length."""
+    """Whether a score is that of a hypothesis that was found.
+
+    Where a search found fewer than W, the others have IMPOSSIBLE, perhaps divided by a divisor for their length.
+    """
     return score > IMPOSSIBLE / 10
 
 

@@ -1,7 +1,7 @@
 """The weights of a Transformer as named NumPy arrays: what the converters to foreign formats start from.
 
-A converter takes each array by its path. An array that is left over at the end has no place in the foreign format. To leave it out
-would change the model silently, so that this is an error.
+A converter takes each array by its path. An array that is left over at the end has no place in the foreign format. Leaving it out
+would change the model silently, so that it is an error.
 """
 
 import numpy as np

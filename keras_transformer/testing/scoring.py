@@ -69,7 +69,7 @@ def label_smoothing(subject):
     needs(subject, "label_smoothing")
     _needs_a_loss(subject)
     if subject.loss is not None:
-        # Likely labels tell what the others get; of those what a label gets is hardly seen, so that unlikely ones come too.
+        # Where labels are likely, the weight of the others shows and a label's own hardly does: so unlikely ones are tried too.
         for peak in (15.0, 0.0):
             labels, logits = _labels_and_logits(subject, peak)
             found = _loss(subject, labels, logits)
@@ -134,7 +134,7 @@ def mean_negative_log_likelihood(logits, labels):
 
 
 def _labels_and_logits(subject, peak=15.0):
-    """Labels (B, T) without padding and random logits (B, T, V), of them ``peak``: a high one as a trained model's."""
+    """Labels (B, T) without padding and random logits (B, T, V), ``peak`` at the labels: high ones as a trained model's."""
     labels = some_labels(subject)
     logits = np.random.default_rng(0).normal(size=(*labels.shape, subject.vocabulary_size)).astype("float32")
     np.put_along_axis(logits, labels[..., None], peak, axis=-1)

@@ -28,7 +28,7 @@ NORMALIZATIONS = ("NFC", "NFKC", None)
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Pairs of sentences in memory; ``source[i]`` translates to ``target[i]``. To iterate over it gives what a PairStream gives.
+    """Pairs of sentences in memory; ``source[i]`` translates to ``target[i]``. Iterating over it gives what a PairStream gives.
 
     Args:
         source: list of str.
