@@ -23,7 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def _seed(name):
     """One run draws what another drew, whatever ran before: what fails once fails again. TEST_SEED=1, 2, ... draws something else.
 
-    Keras draws the seeds of its layers from `random`; `keras.utils.set_random_seed` would import TensorFlow on every backend.
+    That holds for tests and their fixtures, not for what a file makes as it is imported. Keras draws the seeds of its layers from
+    `random`; `keras.utils.set_random_seed` would import TensorFlow on every backend.
     """
     seed = zlib.crc32(f"{os.environ.get('TEST_SEED', 0)} {name}".encode())
     random.seed(seed)
