@@ -23,12 +23,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 def _seed(name):
     """One run draws what another drew, whatever ran before: what fails once fails again. TEST_SEED=1, 2, ... draws something else.
 
-    That holds for tests and their fixtures, not for what a file makes as it is imported. Keras draws the seeds of its layers from
-    `random`; `keras.utils.set_random_seed` would import TensorFlow on every backend.
+    Keras draws the seeds of its layers from `random`; `keras.utils.set_random_seed` would import TensorFlow on every backend.
     """
     seed = zlib.crc32(f"{os.environ.get('TEST_SEED', 0)} {name}".encode())
     random.seed(seed)
     np.random.seed(seed)
+
+
+def pytest_collectstart(collector):
+    """Before a file is imported: many make a model as they are."""
+    if isinstance(collector, pytest.Module):
+        _seed(collector.name)
 
 
 @pytest.fixture(autouse=True, scope="module")
