@@ -31,7 +31,7 @@ def _seed(name):
 
 
 def pytest_collectstart(collector):
-    """Before a file is imported: many make a model as they are."""
+    """Seeds before a file is imported, since many files make a model at that moment."""
     if isinstance(collector, pytest.Module):
         _seed(collector.name)
 
